@@ -1,0 +1,205 @@
+"""The tables. People and judges write the same ones; a label is never overwritten, only superseded.
+
+Times are UTC. Texts are stored as they came. Hashes are hex SHA-256 of canonical JSON, see `labeling.hashing`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, datetime: DateTime(timezone=True)}
+
+
+class Prompt(Base):
+    """A conversation up to the point where a model answers. `hash` names the group that splits never cut."""
+
+    __tablename__ = "prompt"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    messages: Mapped[list[Any]]  # [{role, content}, ...]
+    meta: Mapped[dict[str, Any]] = mapped_column(default=dict)  # e.g. the source's own columns
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Completion(Base):
+    """One answer to a prompt and who gave it. The same text by the same model is one row."""
+
+    __tablename__ = "completion"
+    __table_args__ = (UniqueConstraint("prompt_id", "hash"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
+    hash: Mapped[str] = mapped_column(String(64))  # of (messages, model)
+    messages: Mapped[list[Any]]  # the answer: usually one assistant message
+    model: Mapped[str] = mapped_column(String(255), default="")
+    policy_version: Mapped[int] = mapped_column(default=0)
+    finish_reason: Mapped[str] = mapped_column(String(16), default="stop")
+    meta: Mapped[dict[str, Any]] = mapped_column(default=dict)  # sampling settings, token ids, logprobs
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    prompt: Mapped[Prompt] = relationship()
+
+
+class Comparison(Base):
+    """A question to annotators: which of these completions is better? Two sides; K for a ranking."""
+
+    __tablename__ = "comparison"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)  # hash of the completion hashes, sorted
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
+    origin: Mapped[str] = mapped_column(String(64), default="rollout")  # "rollout", "import", ...
+    priority: Mapped[float] = mapped_column(default=0.0)
+    uncertainty: Mapped[float | None]  # written by reward ensembles or judges; read by the queue
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    prompt: Mapped[Prompt] = relationship()
+    sides: Mapped[list[ComparisonSide]] = relationship(order_by="ComparisonSide.position")
+
+
+class ComparisonSide(Base):
+    """Position 0, 1, ... of a comparison in stored order (the order shown is recorded on each label)."""
+
+    __tablename__ = "comparison_side"
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    completion_id: Mapped[int] = mapped_column(ForeignKey("completion.id"), index=True)
+    completion: Mapped[Completion] = relationship()
+
+
+class Annotator(Base):
+    """Whoever labels: a person, a judge model, a scripted stand-in (always said so), or an imported source."""
+
+    __tablename__ = "annotator"
+    __table_args__ = (CheckConstraint("kind in ('human', 'judge', 'scripted', 'import')", name="kind"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    active: Mapped[bool] = mapped_column(default=True)
+    meta: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Assignment(Base):
+    """A lease on a comparison: at most one per (comparison, annotator), in the order of sides as shown."""
+
+    __tablename__ = "assignment"
+    __table_args__ = (
+        UniqueConstraint("comparison_id", "annotator_id"),
+        CheckConstraint("state in ('leased', 'submitted', 'skipped')", name="state"),
+        Index("ix_assignment_state_lease_until", "state", "lease_until"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    shown_order: Mapped[list[Any]]  # positions as shown, e.g. [1, 0]
+    state: Mapped[str] = mapped_column(String(16), default="leased")
+    policy: Mapped[str] = mapped_column(String(32), default="random")  # which queue policy chose it
+    lease_until: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Label(Base):
+    """One verdict by one annotator on one comparison. Append-only: a correction names the row it supersedes."""
+
+    __tablename__ = "label"
+    __table_args__ = (
+        CheckConstraint("verdict in ('preference', 'tie', 'both_bad', 'ranking')", name="verdict"),
+        CheckConstraint("p_first >= 0 and p_first <= 1", name="p_first"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), index=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    assignment_id: Mapped[int | None] = mapped_column(ForeignKey("assignment.id"))
+    verdict: Mapped[str] = mapped_column(String(16))
+    p_first: Mapped[float]  # probability that the side at stored position 0 is the better one
+    strength: Mapped[int] = mapped_column(default=0)  # 0 unknown, 1..3 slightly .. much
+    shown_order: Mapped[list[Any]]  # positions as shown; a judge asked in both orders records both
+    rationale: Mapped[str] = mapped_column(Text, default="")
+    seconds: Mapped[float | None]
+    meta: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    idempotency_key: Mapped[str] = mapped_column(String(64), unique=True)
+    supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("label.id"), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    comparison: Mapped[Comparison] = relationship()
+    annotator: Mapped[Annotator] = relationship()
+
+
+class JudgeCall(Base):
+    """The ledger: one row for each paid attempt, written before sending; the reply is stored before parsing."""
+
+    __tablename__ = "judge_call"
+    __table_args__ = (
+        UniqueConstraint("key", "attempt"),
+        CheckConstraint("state in ('intent', 'answered', 'failed', 'uncertain')", name="state"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(
+        String(64), index=True
+    )  # hash(base_url, model, messages, sampling, sample)
+    attempt: Mapped[int] = mapped_column(default=1)
+    state: Mapped[str] = mapped_column(String(16), default="intent")
+    request: Mapped[dict[str, Any]]  # never a key or a header
+    reply: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    answered_at: Mapped[datetime | None]
+
+
+class Judgement(Base):
+    """What came of asking one judge about one comparison; only verdict and tie also become labels."""
+
+    __tablename__ = "judgement"
+    __table_args__ = (
+        UniqueConstraint("comparison_id", "annotator_id"),
+        CheckConstraint(
+            "outcome in ('verdict', 'tie', 'unparsed', 'refused', 'truncated', 'api_error')", name="outcome"
+        ),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
+    outcome: Mapped[str] = mapped_column(String(16))
+    p_first: Mapped[float | None]  # mean over both orders, in stored order
+    order_consistent: Mapped[bool | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    call_keys: Mapped[list[Any]]
+    label_id: Mapped[int | None] = mapped_column(ForeignKey("label.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class ImportBatch(Base):
+    """A file that was imported: what was found, kept and rejected. The same bytes are not imported twice."""
+
+    __tablename__ = "import_batch"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    content_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    path: Mapped[str] = mapped_column(Text)
+    format: Mapped[str] = mapped_column(String(64))
+    counts: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,56 @@
+"""What passes through a rollout engine: sampling settings in, completions out. Token ids on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FinishReason = Literal["stop", "length"]
+
+
+class Sampling(BaseModel):
+    """How completions are drawn. The defaults sample from the policy's own distribution."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(256, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(1.0, ge=0.0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus; PPO needs 1")
+    top_k: int = Field(0, ge=0, description="0 is off; PPO needs 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer.
+
+    token_ids: what the policy sampled, the stop token included when it sampled one.
+    logprobs: of each of token_ids under the sampling temperature, in nats; same length.
+    finish_reason: "stop" (a stop token was sampled) or "length" (it ran into the limit).
+    policy_version: of the weights that made it, as returned by `RolloutEngine.sync`.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_version: int
+
+
+class RolloutEngine(Protocol):
+    """Says what the policy says. Prompts are token ids; nothing is decoded and tokenized again."""
+
+    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """One completion for each prompt, in order. Repeat a prompt to sample it several times."""
+        ...
+
+    def sync(self, policy: Any) -> int:
+        """Deliver the policy's current weights; returns the version that later completions carry."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What exact resume needs: random state and version."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
