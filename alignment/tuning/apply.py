@@ -1,0 +1,65 @@
+"""Turning `TuningConfig` into a model whose trainable weights are the chosen ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignment.errors import AlignmentError
+from alignment.tuning.config import TuningConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+
+TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
+
+
+def peft_config(tuning: TuningConfig, task_type: TaskType) -> LoraConfig | None:
+    """PEFT's settings for `tuning`, None for full tuning. Dropout is 0: a policy must equal itself.
+
+    A reward model's score head is trained and saved whole beside the adapters.
+    """
+    from peft import LoraConfig, TaskType
+
+    if tuning.method == "full":
+        return None
+    return LoraConfig(
+        task_type=TaskType(task_type),
+        r=tuning.rank,
+        lora_alpha=tuning.alpha,
+        lora_dropout=0.0,
+        target_modules=tuning.target_modules,
+        modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
+    )
+
+
+def apply_tuning(model: Any, tuning: TuningConfig, task_type: TaskType) -> Any:
+    """The model to train: `model` itself with every weight free (full), or wrapped in a PeftModel.
+
+    Raises AlignmentError if `target_modules` names no layer of the model, or if full tuning is asked of
+    a 4-bit model.
+    """
+    config = peft_config(tuning, task_type)
+    if config is None:
+        if getattr(model, "is_loaded_in_4bit", False):
+            raise AlignmentError("4-bit weights cannot be tuned in full: use tuning.method=qlora")
+        return model.requires_grad_(True)
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        line = " ".join(str(error).split())
+        raise AlignmentError(
+            f"tuning.target_modules={tuning.target_modules!r} does not fit this model: {line}"
+        ) from error
+
+
+def trainable_share(model: torch.nn.Module) -> float:
+    """The share (0..1) of the model's weights that training changes. 4-bit weights count two a byte."""
+    trained = total = 0
+    for weight in model.parameters():
+        count = weight.numel() * (2 if type(weight).__name__ == "Params4bit" else 1)
+        total += count
+        trained += count if weight.requires_grad else 0
+    return trained / total
