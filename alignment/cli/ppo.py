@@ -1,0 +1,40 @@
+"""`align ppo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from alignment.cli import options
+
+
+def ppo(
+    overrides: options.Overrides = None,
+    config: options.Config = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")
+    ] = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a policy with PPO on the scores of a reward model.
+
+    Example: [bold]align ppo --config configs/ppo.yaml learning_rate=2e-5 kl.coef=0.1[/bold]
+    """
+    from alignment.cli.console import print_json
+    from alignment.config import load_config
+    from alignment.ppo.config import PPOConfig
+
+    settings = load_config(PPOConfig, config, overrides or [])
+    if dry_run:
+        from alignment.ppo.plan import print_plan
+
+        print_plan(settings)
+        return
+    from alignment.ppo.run import train_ppo
+
+    figures = train_ppo(settings, overwrite=overwrite, resume=resume)
+    if as_json:
+        print_json(figures)

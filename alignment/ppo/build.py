@@ -1,0 +1,154 @@
+"""Making the actor-critic from a config: which weights are shared, and where the critic starts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment.errors import AlignmentError
+from alignment.models import base_of, is_adapter, load_policy, resolve, torch_dtype
+from alignment.ppo.actor_critic import (
+    CRITIC,
+    POLICY,
+    REFERENCE,
+    ActorCritic,
+    AdapterActorCritic,
+    FullActorCritic,
+    disable_dropout,
+)
+from alignment.ppo.config import PPOConfig
+from alignment.tuning.apply import peft_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
+    """The models of a PPO run on the CPU, and a line that says how they share weights.
+
+    Raises AlignmentError where the policy, the tuning and the reward model do not fit together.
+    """
+    torch.manual_seed(config.seed)  # new adapters start alike in every process
+    if config.tuning.method == "full":
+        return _full(config)
+    return _adapters(config)
+
+
+def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:
+    from peft import PeftModel, get_peft_model
+
+    path = resolve(config.policy.path)
+    start = load_policy(path, config.policy.dtype, four_bit=config.tuning.method == "qlora", trainable=True)
+    if isinstance(start, PeftModel):
+        model = start
+        model.load_adapter(path, adapter_name=REFERENCE, is_trainable=False)
+        reference = "the reference is a frozen copy of the starting adapter"
+    else:
+        model = get_peft_model(start, peft_config(config.tuning, "CAUSAL_LM"), adapter_name=POLICY)
+        reference = "the reference is the base with adapters off"
+    head = nn.Linear(hidden_size(model), 1)
+    critic = _critic_adapter(model, head, config)
+    disable_dropout(model)
+    return AdapterActorCritic(model, head), f"one base in memory: {reference}; {critic}"
+
+
+def _critic_adapter(model: Any, head: nn.Linear, config: PPOConfig) -> str:
+    """Add the critic's adapter, from the reward model's where it is an adapter on the same base."""
+    from peft import LoraConfig, PeftConfig, set_peft_model_state_dict
+
+    fresh = peft_config(config.tuning, "CAUSAL_LM")
+    if config.critic.init == "reward":
+        folder = resolve(config.reward)
+        if is_adapter(folder) and same_place(base_of(folder), model.get_base_model().config._name_or_path):
+            weights, score = reward_adapter(folder)
+            shape = PeftConfig.from_pretrained(folder)
+            settings = {
+                k: getattr(shape, k) for k in ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
+            }
+            model.add_adapter(CRITIC, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **settings))
+            outcome = set_peft_model_state_dict(model, weights, adapter_name=CRITIC)
+            if outcome.unexpected_keys:
+                raise AlignmentError(
+                    f"the reward adapter {folder} does not fit the policy: {outcome.unexpected_keys[0]}"
+                )
+            start_from_score(head, score, folder)
+            return "the critic starts from the reward adapter"
+        model.add_adapter(CRITIC, fresh)
+        nn.init.zeros_(head.weight)
+        return "the critic is a new adapter with a zero head (the reward model is no adapter on this base)"
+    model.add_adapter(CRITIC, fresh)
+    nn.init.zeros_(head.weight)
+    return "the critic is a new adapter with a zero head"
+
+
+def _full(config: PPOConfig) -> tuple[ActorCritic, str]:
+    path = resolve(config.policy.path)
+    if is_adapter(path):
+        raise AlignmentError(
+            f"tuning.method is full, but {path} is an adapter: merge it first or use tuning.method=lora"
+        )
+    policy = load_policy(path, config.policy.dtype)
+    reference = copy.deepcopy(policy)
+    head = nn.Linear(hidden_size(policy), 1)
+    critic, line = _full_critic(policy, head, config)
+    for model in (policy, reference, critic):
+        disable_dropout(model)
+    policy.requires_grad_(True)
+    return FullActorCritic(policy, reference, critic, head), f"full tuning: a frozen reference copy; {line}"
+
+
+def _full_critic(policy: PreTrainedModel, head: nn.Linear, config: PPOConfig) -> tuple[PreTrainedModel, str]:
+    folder = resolve(config.reward)
+    if config.critic.init == "reward" and not is_adapter(folder):
+        from transformers import AutoModelForSequenceClassification
+
+        critic = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, dtype=torch_dtype(config.policy.dtype), use_safetensors=True
+        )
+        if critic.config.vocab_size == policy.config.vocab_size:
+            start_from_score(head, critic.score.weight.detach(), folder)
+            return critic, "the critic starts from the reward model"
+    nn.init.zeros_(head.weight)
+    critic = copy.deepcopy(policy)
+    return critic, "the critic is a copy of the policy with a zero head"
+
+
+def reward_adapter(folder: str) -> tuple[dict[str, Tensor], Tensor]:
+    """The adapter weights of a reward model folder, and its score head's weight (1, d) taken out of them."""
+    from safetensors.torch import load_file
+
+    weights = load_file(Path(folder) / "adapter_model.safetensors")
+    scores = [key for key in weights if ".score." in key]
+    if len(scores) != 1:
+        raise AlignmentError(
+            f"{folder} has {len(scores)} score heads saved beside its adapter, not 1: train it again"
+        )
+    return {k: v for k, v in weights.items() if k not in scores}, weights[scores[0]]
+
+
+def start_from_score(head: nn.Linear, score: Tensor, folder: str) -> None:
+    """Value head = the reward model's head on normalised scores: w / std, -mean / std."""
+    card = Path(folder) / "reward.json"
+    figures = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+    mean, std = float(figures.get("score_mean", 0.0)), float(figures.get("score_std", 1.0))
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise AlignmentError(
+            f"{card} holds no usable score_mean and score_std: run `align reward train` again"
+        )
+    with torch.no_grad():
+        head.weight.copy_(score / std)
+        head.bias.fill_(-mean / std)
+
+
+def hidden_size(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[1])
+
+
+def same_place(one: str, other: str) -> bool:
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))

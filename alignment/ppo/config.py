@@ -1,0 +1,94 @@
+"""The config of `align ppo`. The defaults are the recipe; see docs/ppo.md for where each choice comes from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from alignment.config import Section
+from alignment.models import ModelConfig
+from alignment.tuning.config import TuningConfig
+from rollout.types import Sampling
+
+
+class KLConfig(Section):
+    """The leash to the reference."""
+
+    coef: float = Field(0.05, ge=0, description="what one nat of KL costs, in units of reward")
+    target: float | None = Field(None, gt=0, description="nats an answer to steer to; null keeps coef fixed")
+    horizon: float = Field(10_000, gt=0, description="episodes over which an adaptive coef moves")
+    place: Literal["reward", "loss"] = Field(
+        "reward", description="reward: k1 in each token's reward; loss: a term"
+    )
+    loss_estimator: Literal["k2", "k3"] = Field("k2", description="which estimator, where place is loss")
+
+
+class CriticConfig(Section):
+    """The value function."""
+
+    init: Literal["reward", "zero"] = Field(
+        "reward", description="start from the reward model, or from a zero head"
+    )
+    learning_rate: float = Field(1e-4, gt=0)
+    clip: float = Field(
+        0.2, gt=0, description="how far a value may move in one iteration before it is clipped"
+    )
+    warmup: int = Field(0, ge=0, description="iterations in which only the critic learns")
+
+
+class TruncationConfig(Section):
+    """What befalls an answer that ran into the length limit (finish reason "length")."""
+
+    penalty: float = Field(1.0, ge=0, description="subtracted from its score")
+    score: float | None = Field(None, description="if set, takes the place of its score")
+
+
+class PPOConfig(Section):
+    """`align ppo`: rollouts from the policy, scores from a reward model, clipped updates of policy and critic."""
+
+    run: str = Field(description="run folder, e.g. runs/ppo")
+    seed: int = 0
+    policy: ModelConfig
+    reward: str = Field(description="reward model: a folder or a run of `align reward train`")
+    prompts: str = Field(description="JSONL or Parquet with a `prompt` column")
+    tuning: TuningConfig = TuningConfig()
+    sampling: Sampling = Sampling()
+
+    iterations: int = Field(100, ge=1)
+    episodes: int = Field(64, ge=1, description="answers an iteration, over all processes")
+    epochs: int = Field(4, ge=1, description="passes over each iteration's answers")
+    minibatches: int = Field(4, ge=1, description="optimizer steps a pass")
+    microbatch: int = Field(
+        16, ge=1, description="rows a forward; changes memory and speed, never the result"
+    )
+
+    learning_rate: float = Field(1e-5, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    clip: float = Field(0.2, gt=0)
+    dual_clip: float | None = Field(None, gt=1)
+    score_clip: float = Field(10.0, gt=0, description="normalised scores are clipped to +- this")
+    whiten_advantages: bool = True
+    kl: KLConfig = KLConfig()
+    critic: CriticConfig = CriticConfig()
+    truncation: TruncationConfig = TruncationConfig()
+
+    save_every: int = Field(10, ge=1, description="iterations between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PPOConfig:
+        if self.episodes % self.minibatches:
+            raise ValueError(
+                f"episodes ({self.episodes}) must be a multiple of minibatches ({self.minibatches})"
+            )
+        if self.sampling.top_p < 1 or self.sampling.top_k > 0:
+            raise ValueError(
+                "PPO needs the policy's own distribution: set sampling.top_p to 1 and sampling.top_k to 0 "
+                "(a truncated distribution makes the ratios wrong)"
+            )
+        if self.sampling.temperature == 0:
+            raise ValueError("PPO needs sampling.temperature above 0: greedy answers carry no exploration")
+        return self

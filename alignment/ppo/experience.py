@@ -1,0 +1,62 @@
+"""What one iteration learns from: the answers, and what the models and the reward said of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignment.ppo.sequences import Sequences, join
+from rollout.types import Completion
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Answers as the engine gave them. sequences: b rows; engine_logprobs: (b, r); truncated: (b,) bool."""
+
+    sequences: Sequences
+    texts: list[str]
+    engine_logprobs: Tensor
+    truncated: Tensor
+
+    @classmethod
+    def from_completions(
+        cls, prompts: list[list[int]], completions: list[Completion], texts: list[str], pad_id: int
+    ) -> Rollouts:
+        """Truncation is what the engine says ("length"): a chat model has several stop tokens, so ids cannot tell."""
+        sequences = join(prompts, [c.token_ids for c in completions], pad_id)
+        flat = torch.tensor([p for c in completions for p in c.logprobs])
+        truncated = torch.tensor([c.finish_reason == "length" for c in completions])
+        return cls(sequences, texts, sequences.to_rows(flat), truncated)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The fixed side of the update. Every tensor but `sequences` is (b, r), 0 where a row has ended."""
+
+    sequences: Sequences
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def select(self, rows: Tensor) -> Experience:
+        """Some of the rows, cut to the longest of them."""
+        sequences = self.sequences.select(rows)
+        width = int(sequences.response_lengths.max())
+        return Experience(sequences, *(x[rows, :width] for x in self._tensors()))
+
+    def to(self, device: torch.device) -> Experience:
+        return Experience(self.sequences.to(device), *(x.to(device) for x in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.old_logprobs, self.reference_logprobs, self.old_values, self.advantages, self.returns
+
+
+def microbatches(sequences: Sequences, rows: Tensor, size: int) -> Iterator[Tensor]:
+    """`rows` in groups of at most `size`, alike in length, so that little of a forward is padding."""
+    by_length = rows[torch.argsort(sequences.lengths[rows], stable=True)]
+    yield from by_length.split(size)

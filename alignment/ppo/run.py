@@ -1,0 +1,172 @@
+"""`align ppo`: from a config to a tuned policy in a run folder, with checkpoints that continue bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from alignment.checkpoints import load_checkpoint, save_checkpoint
+from alignment.cli.console import note, progress_bar
+from alignment.config import load_config, read_yaml
+from alignment.errors import AlignmentError, ConfigError
+from alignment.files import whole_folder, write_text
+from alignment.models import context_length, load_tokenizer, resolve, stop_token_ids
+from alignment.ppo.config import PPOConfig
+from alignment.prompts import Message, load_prompts
+from alignment.runs import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignment.ppo.trainer import PPOTrainer
+
+MAY_CHANGE_ON_RESUME = {"iterations", "save_every", "keep_checkpoints", "microbatch"}
+
+
+def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+    """Train, checkpointing as it goes; returns the figures of summary.json.
+
+    Raises AlignmentError for anything a user can mend; the last whole checkpoint then continues with `resume`.
+    """
+    path = Path(config.run)
+    if resume and path.exists():
+        run = RunFolder(path)
+        refuse_other_config(config, run)
+    else:
+        run = RunFolder.create(path, config, overwrite=overwrite)
+    trainer = build_trainer(config, run)
+    if resume:
+        continue_from_checkpoint(trainer, run)
+    try:
+        train(trainer, run)
+    except OSError as error:
+        raise AlignmentError(f"{error.strerror or error}; {how_to_continue(run)}") from error
+    with whole_folder(run.model) as folder:
+        trainer.models.save_policy(folder)
+        trainer.tokenizer.save_pretrained(folder)
+    figures = summarize(run, config)
+    run.summarize(figures)
+    note(f"PPO: policy after {trainer.iteration} iterations in {run.model}")
+    return figures
+
+
+def train(trainer: PPOTrainer, run: RunFolder) -> None:
+    """Iterations until config.iterations, a row of metrics for each, a checkpoint now and then."""
+    config = trainer.config
+    with progress_bar("PPO", config.iterations) as advance:
+        advance(trainer.iteration)
+        while trainer.iteration < config.iterations:
+            metrics = trainer.step()
+            run.log(metrics)
+            run.log({"iteration": trainer.iteration, **trainer.seconds}, "timings.jsonl")
+            advance(1, score=metrics["score_mean"], kl=metrics["kl"], length=metrics["response_length"])
+            if trainer.iteration % config.save_every == 0 or trainer.iteration == config.iterations:
+                save_checkpoint(
+                    run.checkpoints, trainer.iteration, trainer.state_dict(), keep=config.keep_checkpoints
+                )
+
+
+def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
+    """Models, engine, scorer and prompts of a run, on the device that accelerate finds."""
+    from accelerate import Accelerator
+    from reward.learned import LearnedScorer
+
+    from alignment.ppo.build import build_actor_critic
+    from alignment.ppo.trainer import PPOTrainer
+    from rollout.transformers_engine import TransformersEngine
+
+    accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        raise AlignmentError("align ppo runs as one process: start it without a launcher")
+    reward = resolve(config.reward)
+    prompts = load_prompts(config.prompts)
+    tokenizer = load_tokenizer(config.policy.path)
+    models, line = build_actor_critic(config)
+    note(f"PPO: {line}")
+    models.to(accelerator.device)
+    policy = models.policy()
+    room = context_length(policy) - config.sampling.max_new_tokens
+    encoded = encode_prompts(prompts, tokenizer, room, run)
+    engine = TransformersEngine(
+        policy,
+        stop_token_ids(policy, tokenizer),
+        tokenizer.pad_token_id,
+        seed=config.seed,
+        max_batch=config.episodes,
+    )
+    scorer = LearnedScorer(reward, device=str(accelerator.device), normalise=True)
+    return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, accelerator.device)
+
+
+def encode_prompts(
+    prompts: list[list[Message]], tokenizer: PreTrainedTokenizerBase, room: int, run: RunFolder
+) -> list[tuple[list[Message], list[int]]]:
+    """Each prompt with its token ids; those longer than `room` tokens are set aside in rejected_prompts.jsonl."""
+    kept = []
+    rejected = 0
+    for prompt in prompts:
+        ids = list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
+        if len(ids) <= room:
+            kept.append((prompt, ids))
+        else:
+            rejected += 1
+            reason = f"{len(ids)} tokens; the context leaves {room} beside the answer"
+            run.log({"prompt": prompt, "reason": reason}, "rejected_prompts.jsonl")
+    if not kept:
+        raise AlignmentError(
+            f"every prompt is longer than the {room} tokens that the context leaves beside "
+            "sampling.max_new_tokens: shorten the prompts or lower it"
+        )
+    if rejected:
+        note(
+            f"PPO: {rejected} of {len(prompts)} prompts are too long, see {run.path / 'rejected_prompts.jsonl'}"
+        )
+    return kept
+
+
+def refuse_other_config(config: PPOConfig, run: RunFolder) -> None:
+    """A resumed run must be the same run: only its length and its cutting may change."""
+    saved = run.path / "config.yaml"
+    if not saved.exists():
+        raise AlignmentError(f"{run.path} is not a run folder (no config.yaml): nothing to resume")
+    before = load_config(PPOConfig, saved).model_dump()
+    after = config.model_dump()
+    changed = [key for key in after if after[key] != before[key] and key not in MAY_CHANGE_ON_RESUME]
+    if changed:
+        raise ConfigError(
+            f"--resume continues {run.path} as it was begun, but {', '.join(changed)} changed: "
+            "undo that, or choose another `run`"
+        )
+    write_text(
+        saved, yaml.safe_dump(read_yaml(saved) | {k: after[k] for k in MAY_CHANGE_ON_RESUME}, sort_keys=False)
+    )
+
+
+def continue_from_checkpoint(trainer: PPOTrainer, run: RunFolder) -> None:
+    state = load_checkpoint(run.checkpoints)
+    if state is None:
+        note("PPO: no checkpoint yet, starting at the beginning")
+    else:
+        trainer.load_state_dict(state)
+        note(f"PPO: continuing after iteration {trainer.iteration}")
+    for file in ("metrics.jsonl", "timings.jsonl"):
+        run.keep_rows(trainer.iteration, file)
+
+
+def how_to_continue(run: RunFolder) -> str:
+    return f"the checkpoints in {run.checkpoints} are whole: mend the cause and continue with --resume"
+
+
+def summarize(run: RunFolder, config: PPOConfig) -> dict[str, Any]:
+    """The last iteration's figures, what they were at first, and the mean seconds by phase."""
+    rows, timings = run.rows(), run.rows("timings.jsonl")
+    phases = [key for key in timings[-1] if key != "iteration"]
+    return {
+        "iterations": len(rows),
+        "episodes": len(rows) * config.episodes,
+        "first": rows[0],
+        "last": rows[-1],
+        "seconds": {phase: sum(row[phase] for row in timings) / len(timings) for phase in phases},
+    }

@@ -1,0 +1,258 @@
+"""The PPO trainer. `PPOTrainer.step` is the algorithm; everything it calls is a pure function or a model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from alignment.checkpoints import State, random_state, restore_random_state
+from alignment.errors import AlignmentError
+from alignment.ppo.actor_critic import ActorCritic
+from alignment.ppo.advantages import generalized_advantages
+from alignment.ppo.config import PPOConfig
+from alignment.ppo.experience import Experience, Rollouts, microbatches
+from alignment.ppo.kl import AdaptiveKL, FixedKL, KLController, kl_estimate
+from alignment.ppo.losses import policy_loss, value_loss
+from alignment.ppo.masked import explained_variance, masked_mean, whiten
+from alignment.ppo.rewards import shape_scores, token_rewards
+from alignment.prompts import Message, PromptStream
+from reward.scorer import Scorer
+from rollout.types import RolloutEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PPOTrainer:
+    """Improves a policy on prompts by what a scorer says of its answers (Schulman et al. 2017)."""
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        models: ActorCritic,
+        engine: RolloutEngine,
+        scorer: Scorer,
+        prompts: list[tuple[list[Message], list[int]]],
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`prompts`: each as messages and as the token ids that the policy reads."""
+        self.config = config
+        self.models = models
+        self.engine = engine
+        self.scorer = scorer
+        self.tokenizer = tokenizer
+        self.device = torch.device(device)
+        self.prompts = PromptStream(prompts, config.seed)
+        self.shuffle = torch.Generator().manual_seed(config.seed)
+        self.kl: KLController = (
+            FixedKL(config.kl.coef)
+            if config.kl.target is None
+            else AdaptiveKL(config.kl.coef, config.kl.target, config.kl.horizon)
+        )
+        self.policy_optimizer = _adam(models.policy_parameters(), config.learning_rate)
+        self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
+        self.iteration = 0
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def step(self) -> dict[str, float]:
+        """One iteration; returns its metrics. Seconds by phase are in `self.seconds`."""
+        self.seconds.clear()
+        prompts = self.prompts.take(self.config.episodes)
+        with self.phase("generate"):
+            rollouts = self.generate(prompts)
+        with self.phase("score"):
+            scores = self.score(prompts, rollouts)
+        with self.phase("assess"), torch.no_grad():
+            experience, seen = self.assess(rollouts, scores)
+        with self.phase("train"):
+            learned = self.learn(experience)
+        with self.phase("sync"):
+            self.engine.sync(self.models.policy())
+        self.kl.update(seen["kl"], self.config.episodes)
+        self.iteration += 1
+        return {"iteration": self.iteration, **seen, **learned}
+
+    def generate(self, prompts: list[tuple[list[Message], list[int]]]) -> Rollouts:
+        """The policy answers."""
+        self.models.policy()
+        ids = [list(tokens) for _, tokens in prompts]
+        completions = self.engine.generate(ids, self.config.sampling)
+        texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+        return Rollouts.from_completions(ids, completions, texts, self.tokenizer.pad_token_id)
+
+    def score(self, prompts: list[tuple[list[Message], list[int]]], rollouts: Rollouts) -> Tensor:
+        """The reward model reads prompt and answer as text, through its own template and tokenizer: (b,)."""
+        conversations = [
+            [*messages, {"role": "assistant", "content": text}]
+            for (messages, _), text in zip(prompts, rollouts.texts, strict=True)
+        ]
+        scores = torch.tensor(self.scorer.score(conversations), dtype=torch.float32)
+        if not bool(torch.isfinite(scores).all()):
+            raise AlignmentError(
+                f"iteration {self.iteration + 1}: the reward model gave a score that is not finite"
+            )
+        return scores
+
+    def assess(self, rollouts: Rollouts, scores: Tensor) -> tuple[Experience, dict[str, float]]:
+        """Old and reference log-probabilities, values, rewards; from these the advantages."""
+        config, sequences = self.config, rollouts.sequences
+        shaped = shape_scores(
+            scores,
+            rollouts.truncated,
+            clip=config.score_clip,
+            truncation_penalty=config.truncation.penalty,
+            truncation_score=config.truncation.score,
+        )
+        if self.iteration == 0 and not self.models.value_head.weight.any():
+            # a critic that knows nothing yet starts at the mean: else lambda < 1 shortens answers by itself
+            self.models.value_head.bias.fill_(float(shaped.mean()))
+        mask = sequences.response_mask
+        old, entropy, reference, values = (torch.zeros(mask.shape) for _ in range(4))
+        for rows in microbatches(sequences, torch.arange(len(sequences)), config.microbatch):
+            batch = sequences.select(rows).to(self.device)
+            width = batch.response_mask.shape[1]
+            logprobs, entropies = self.models.policy_logprobs(batch, config.sampling.temperature)
+            old[rows, :width], entropy[rows, :width] = logprobs.cpu(), entropies.cpu()
+            reference[rows, :width] = self.models.reference_logprobs(batch, config.sampling.temperature).cpu()
+            values[rows, :width] = self.models.values(batch).cpu()
+
+        kl = kl_estimate(old, reference, "k1")
+        rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
+        advantages, returns = generalized_advantages(
+            rewards, values, mask, gamma=config.gamma, lam=config.lam
+        )
+        seen = {
+            "score_mean": float(scores.mean()),
+            "score_std": float(scores.std(correction=0)),
+            "kl": float((kl * mask).sum(1).mean()),
+            "kl_k3": float((kl_estimate(old, reference, "k3") * mask).sum(1).mean()),
+            "kl_coef": self.kl.coef,
+            "response_length": float(sequences.response_lengths.float().mean()),
+            "truncated": float(rollouts.truncated.float().mean()),
+            "entropy": float(masked_mean(entropy, mask)),
+            "explained_variance": float(explained_variance(values, returns, mask)),
+            "engine_gap_mean": float(masked_mean((old - rollouts.engine_logprobs).abs(), mask)),
+            "engine_gap_max": float(((old - rollouts.engine_logprobs).abs() * mask).max()),
+        }
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
+        return Experience(sequences, old, reference, values, advantages, returns), seen
+
+    def learn(self, experience: Experience) -> dict[str, float]:
+        """Epochs of minibatches, reshuffled each epoch; one optimizer step a minibatch."""
+        size = self.config.episodes // self.config.minibatches
+        moves_policy = self.iteration >= self.config.critic.warmup
+        totals: dict[str, float] = defaultdict(float)
+        ratio_max, tokens_seen, steps = 0.0, 0, 0
+        for _ in range(self.config.epochs):
+            for rows in torch.randperm(self.config.episodes, generator=self.shuffle).split(size):
+                tokens = int(experience.sequences.response_lengths[rows].sum())
+                for part in microbatches(experience.sequences, rows, self.config.microbatch):
+                    sums, largest = self.accumulate(
+                        experience.select(part).to(self.device), tokens, moves_policy
+                    )
+                    ratio_max = max(ratio_max, largest)
+                    for name, value in sums.items():
+                        totals[name] += value
+                norms = {"critic_grad_norm": self.descend(self.critic_optimizer)}
+                if moves_policy:
+                    norms["policy_grad_norm"] = self.descend(self.policy_optimizer)
+                for name, value in norms.items():
+                    totals[name] += value
+                tokens_seen, steps = tokens_seen + tokens, steps + 1
+        return {k: v / (steps if k.endswith("norm") else tokens_seen) for k, v in totals.items()} | {
+            "ratio_max": ratio_max
+        }
+
+    def accumulate(
+        self, batch: Experience, tokens: int, moves_policy: bool
+    ) -> tuple[dict[str, float], float]:
+        """Gradients of one microbatch, as its share of an optimizer step of `tokens` response tokens.
+
+        Returns sums over tokens for the metrics, and the largest ratio.
+        """
+        config, mask = self.config, batch.sequences.response_mask
+        sums, largest = {}, 1.0
+        if moves_policy:
+            logprobs, _ = self.models.policy_logprobs(batch.sequences, config.sampling.temperature)
+            loss, ratio, clipped = policy_loss(
+                logprobs, batch.old_logprobs, batch.advantages, clip=config.clip, dual_clip=config.dual_clip
+            )
+            if config.kl.place == "loss":
+                estimate = kl_estimate(logprobs, batch.reference_logprobs, config.kl.loss_estimator)
+                loss = loss + self.kl.coef * estimate
+            ((loss * mask).sum() / tokens).backward()
+            approx_kl = kl_estimate(batch.old_logprobs, logprobs.detach(), "k3")
+            per_token = {
+                "policy_loss": loss,
+                "ratio_mean": ratio,
+                "policy_clipped": clipped,
+                "update_kl": approx_kl,
+            }
+            sums = {name: float((x.detach() * mask).sum()) for name, x in per_token.items()}
+            largest = float((ratio.detach() * mask).max())
+        # only now the critic: switching adapters between a forward and its backward would lose gradients
+        loss, clipped = value_loss(
+            self.models.values(batch.sequences), batch.old_values, batch.returns, clip=config.critic.clip
+        )
+        ((loss * mask).sum() / tokens).backward()
+        sums["value_loss"] = float((loss.detach() * mask).sum())
+        sums["value_clipped"] = float((clipped * mask).sum())
+        return sums, largest
+
+    def descend(self, optimizer: torch.optim.Optimizer) -> float:
+        """One optimizer step on clipped gradients; returns the norm before clipping."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        if not math.isfinite(norm):
+            raise AlignmentError(
+                f"iteration {self.iteration + 1}: the gradient is not finite; "
+                "lower learning_rate or raise kl.coef"
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> State:
+        """Everything that the next iteration depends on."""
+        return {
+            "iteration": self.iteration,
+            "models": self.models.trained_state(),
+            "policy_optimizer": self.policy_optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "kl_coef": self.kl.coef,
+            "prompt_position": self.prompts.position,
+            "shuffle": self.shuffle.get_state(),
+            "engine": self.engine.state_dict(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.iteration = state["iteration"]
+        self.models.load_trained_state(state["models"])
+        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.kl.coef = state["kl_coef"]
+        self.prompts.position = state["prompt_position"]
+        self.shuffle.set_state(state["shuffle"])
+        self.engine.load_state_dict(state["engine"])
+        restore_random_state(state["random"])
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+
+def _adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """Adam with eps 1e-5, as the PPO reference implementations have it; no weight decay."""
+    return torch.optim.Adam(parameters, lr=learning_rate, eps=1e-5)

@@ -1,0 +1,91 @@
+"""Prompts from a file, and the endless shuffled stream of them that a trainer draws from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alignment.errors import AlignmentError
+
+Message = dict[str, str]
+T = TypeVar("T")
+
+
+def load_prompts(path: str | Path) -> list[list[Message]]:
+    """The `prompt` column of a JSONL or Parquet file: message lists, or texts (each one user message).
+
+    Raises AlignmentError for a missing or empty file, a malformed line (numbered) or a row without a prompt.
+    """
+    rows = read_rows(Path(path))
+    if not rows:
+        raise AlignmentError(f"{path} is empty: it needs at least one row with a `prompt`")
+    return [_prompt(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL or Parquet file, in order."""
+    if not path.is_file():
+        raise AlignmentError(f"no file {path}")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise AlignmentError(
+                    f"{path}, line {number}: not valid JSON ({error.msg}); mend or remove it"
+                ) from None
+            if not isinstance(row, dict):
+                raise AlignmentError(
+                    f"{path}, line {number}: a row must be an object, not {type(row).__name__}"
+                )
+            rows.append(row)
+    return rows
+
+
+def _prompt(row: dict[str, Any], place: str) -> list[Message]:
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and prompt.strip():
+        return [{"role": "user", "content": prompt}]
+    if (
+        isinstance(prompt, list)
+        and prompt
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+    ):
+        return [{"role": m["role"], "content": m["content"]} for m in prompt]
+    raise AlignmentError(f"{place}: `prompt` must be a text or a list of {{role, content}} messages")
+
+
+class PromptStream:
+    """Items in shuffled order, epoch after epoch; its whole state is one number."""
+
+    def __init__(self, items: Sequence[T], seed: int) -> None:
+        self.items = items
+        self.seed = seed
+        self.position = 0
+        self._epoch, self._order = -1, [0]
+
+    def take(self, n: int) -> list[Any]:
+        """The next `n` items; a new epoch, in a new order, begins where one ends."""
+        import torch
+
+        taken = []
+        for position in range(self.position, self.position + n):
+            epoch, index = divmod(position, len(self.items))
+            if epoch != self._epoch:
+                generator = torch.Generator().manual_seed(self.seed + epoch)
+                self._epoch, self._order = (
+                    epoch,
+                    torch.randperm(len(self.items), generator=generator).tolist(),
+                )
+            taken.append(self.items[self._order[index]])
+        self.position += n
+        return taken
