@@ -6,7 +6,7 @@ Times are UTC. Texts are stored as they came. Hashes are hex SHA-256 of canonica
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -36,7 +36,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, datetime: DateTime(timezone=True)}
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[Any]: JSON, datetime: DateTime(timezone=True)}
 
 
 class Prompt(Base):
@@ -56,12 +56,13 @@ class Completion(Base):
     __tablename__ = "completion"
     __table_args__ = (UniqueConstraint("prompt_id", "hash"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"))
     hash: Mapped[str] = mapped_column(String(64))  # of (messages, model)
     messages: Mapped[list[Any]]  # the answer: usually one assistant message
     model: Mapped[str] = mapped_column(String(255), default="")
     policy_version: Mapped[int] = mapped_column(default=0)
     finish_reason: Mapped[str] = mapped_column(String(16), default="stop")
+    reference: Mapped[bool] = mapped_column(default=False)  # worth imitating: exported as SFT data
     meta: Mapped[dict[str, Any]] = mapped_column(default=dict)  # sampling settings, token ids, logprobs
     created_at: Mapped[datetime] = mapped_column(default=now)
     prompt: Mapped[Prompt] = relationship()
@@ -72,7 +73,7 @@ class Comparison(Base):
 
     __tablename__ = "comparison"
     id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(String(64), unique=True)  # hash of the completion hashes, sorted
+    key: Mapped[str] = mapped_column(String(64), unique=True)  # of prompt and completions, see hashing
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
     origin: Mapped[str] = mapped_column(String(64), default="rollout")  # "rollout", "import", ...
     priority: Mapped[float] = mapped_column(default=0.0)
@@ -131,9 +132,10 @@ class Label(Base):
     __table_args__ = (
         CheckConstraint("verdict in ('preference', 'tie', 'both_bad', 'ranking')", name="verdict"),
         CheckConstraint("p_first >= 0 and p_first <= 1", name="p_first"),
+        Index("ix_label_comparison_id_annotator_id", "comparison_id", "annotator_id"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), index=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
     annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
     assignment_id: Mapped[int | None] = mapped_column(ForeignKey("assignment.id"))
     verdict: Mapped[str] = mapped_column(String(16))
@@ -165,7 +167,7 @@ class JudgeCall(Base):
     attempt: Mapped[int] = mapped_column(default=1)
     state: Mapped[str] = mapped_column(String(16), default="intent")
     request: Mapped[dict[str, Any]]  # never a key or a header
-    reply: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    reply: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime] = mapped_column(default=now)
     answered_at: Mapped[datetime | None]
@@ -194,7 +196,7 @@ class Judgement(Base):
 
 
 class ImportBatch(Base):
-    """A file that was imported: what was found, kept and rejected. The same bytes are not imported twice."""
+    """An import that came to its end: what was found, added and rejected, by the hash of the rows it read."""
 
     __tablename__ = "import_batch"
     id: Mapped[int] = mapped_column(primary_key=True)

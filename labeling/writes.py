@@ -1,0 +1,269 @@
+"""Adding rows to the store in bulk, inside a transaction that the caller holds.
+
+Everything is named by its content's hash, so adding the same thing again finds what is there. Bulk adds take
+turns (SQLite's one writer; an advisory lock on PostgreSQL), so a look-up and the insert after it are one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import insert, select, text, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from labeling.errors import LabelingError
+from labeling.hashing import comparison_key, completion_hash, prompt_hash
+from labeling.messages import check_completion, check_prompt, is_empty
+from labeling.schema import Comparison, ComparisonSide, Completion, Label, Prompt
+from labeling.views import Added, Message, NewAnswer, NewComparison, NewCompletion, NewLabel
+
+BULK_LOCK = 0x62756C6B
+MOST_SIDES = 9
+
+
+def take_turns(session: Session) -> None:
+    """Only one bulk add runs at a time."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_advisory_xact_lock({BULK_LOCK})"))
+
+
+def insert_comparisons(session: Session, batch: Sequence[NewComparison]) -> list[Added]:
+    """Adds those that are new; one `Added` for each of `batch`, in its order. Sides with equal text count once.
+
+    Raises LabelingError for a malformed prompt or completion.
+    """
+    outcomes: list[Added | None] = [None] * len(batch)
+    wanted: dict[str, tuple[NewComparison, str, list[NewCompletion]]] = {}  # by key, first come first
+    places: list[tuple[int, str]] = []
+    for place, comparison in enumerate(batch):
+        check_prompt(comparison.prompt)
+        sides = different_sides(comparison.completions)
+        if any(is_empty(side.messages) for side in sides):
+            outcomes[place] = Added(None, "empty")
+        elif len(sides) < 2:
+            outcomes[place] = Added(None, "identical")
+        else:
+            group = prompt_hash(comparison.prompt)
+            key = comparison_key(group, (completion_hash(s.messages, s.model) for s in sides))
+            wanted.setdefault(key, (comparison, group, sides))
+            places.append((place, key))
+    ids = ids_by(session, Comparison, Comparison.key, wanted)
+    new = {key: value for key, value in wanted.items() if key not in ids}
+    ids |= insert_new_comparisons(session, new)
+    for place, key in places:
+        outcomes[place] = Added(ids[key], "added" if key in new else "duplicate")
+        new.pop(key, None)  # its second mention in the batch is a duplicate
+    return [outcome for outcome in outcomes if outcome]
+
+
+def different_sides(completions: Sequence[NewCompletion]) -> list[NewCompletion]:
+    """The completions without those that repeat another's text."""
+    if not 2 <= len(completions) <= MOST_SIDES:
+        raise LabelingError(f"a comparison has 2 to {MOST_SIDES} sides, not {len(completions)}")
+    sides: list[NewCompletion] = []
+    for completion in completions:
+        check_completion(completion.messages)
+        if all(list(completion.messages) != list(side.messages) for side in sides):
+            sides.append(completion)
+    return sides
+
+
+def insert_new_comparisons(
+    session: Session, new: dict[str, tuple[NewComparison, str, list[NewCompletion]]]
+) -> dict[str, int]:
+    prompts = insert_prompts(
+        session, {group: (comparison.prompt, comparison.meta) for comparison, group, _ in new.values()}
+    )
+    completions = insert_completions(
+        session, [(prompts[group], side) for _, group, sides in new.values() for side in sides]
+    )
+    rows = [
+        {
+            "key": key,
+            "prompt_id": prompts[group],
+            "origin": comparison.origin,
+            "priority": comparison.priority,
+        }
+        for key, (comparison, group, _) in new.items()
+    ]
+    ids = dict(zip(new, insert_rows(session, Comparison, rows), strict=True))
+    side_ids = iter(completions)
+    insert_rows_only(
+        session,
+        ComparisonSide,
+        [
+            {"comparison_id": ids[key], "position": position, "completion_id": next(side_ids)}
+            for key, (_, _, sides) in new.items()
+            for position in range(len(sides))
+        ],
+    )
+    return ids
+
+
+def insert_answers(session: Session, batch: Sequence[NewAnswer]) -> int:
+    """Adds prompts with one answer each; returns how many answers were new."""
+    for answer in batch:
+        check_prompt(answer.prompt)
+        check_completion(answer.completion.messages)
+    groups = [prompt_hash(answer.prompt) for answer in batch]
+    prompts = insert_prompts(session, {g: (a.prompt, a.meta) for g, a in zip(groups, batch, strict=True)})
+    pairs = [(prompts[group], answer.completion) for group, answer in zip(groups, batch, strict=True)]
+    before = completion_ids(session, [(prompt, side_hash(side)) for prompt, side in pairs])
+    ids = insert_completions(session, pairs)
+    references = [i for i, answer in zip(ids, batch, strict=True) if answer.reference]
+    session.execute(update(Completion).where(Completion.id.in_(references)).values(reference=True))
+    return len(set(ids) - set(before.values()))
+
+
+def insert_prompts(
+    session: Session, prompts: dict[str, tuple[Sequence[Message], dict[str, Any] | None]]
+) -> dict[str, int]:
+    """Ids of the prompts by their hash; those that are not there yet are added."""
+    ids = ids_by(session, Prompt, Prompt.hash, prompts)
+    new = {key: value for key, value in prompts.items() if key not in ids}
+    rows = [{"hash": key, "messages": list(m), "meta": meta or {}} for key, (m, meta) in new.items()]
+    return ids | dict(zip(new, insert_rows(session, Prompt, rows), strict=True))
+
+
+def insert_completions(session: Session, sides: Sequence[tuple[int, NewCompletion]]) -> list[int]:
+    """Ids of completions given with their prompt's id; those that are not there yet are added."""
+    keys = [(prompt, side_hash(side)) for prompt, side in sides]
+    ids = completion_ids(session, keys)
+    new = {key: side for key, (_, side) in zip(keys, sides, strict=True) if key not in ids}
+    rows = [
+        {
+            "prompt_id": prompt,
+            "hash": digest,
+            "messages": list(side.messages),
+            "model": side.model,
+            "policy_version": side.policy_version,
+            "finish_reason": side.finish_reason,
+            "meta": side.meta,
+        }
+        for (prompt, digest), side in new.items()
+    ]
+    ids |= dict(zip(new, insert_rows(session, Completion, rows), strict=True))
+    return [ids[key] for key in keys]
+
+
+def side_hash(completion: NewCompletion) -> str:
+    return completion_hash(completion.messages, completion.model)
+
+
+def completion_ids(session: Session, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], int]:
+    column = tuple_(Completion.prompt_id, Completion.hash)
+    found = session.execute(
+        select(Completion.prompt_id, Completion.hash, Completion.id).where(column.in_(set(keys)))
+    )
+    return {(prompt, digest): i for prompt, digest, i in found}
+
+
+def ids_by(session: Session, table: Any, column: Any, keys: Any) -> dict[str, int]:
+    return dict(session.execute(select(column, table.id).where(column.in_(list(keys)))).tuples().all())
+
+
+def insert_rows(session: Session, table: Any, rows: list[dict[str, Any]]) -> list[int]:
+    """Inserts `rows`; their ids in the same order."""
+    if not rows:
+        return []
+    statement = insert(table).returning(table.id, sort_by_parameter_order=True)
+    return list(session.scalars(statement, rows))
+
+
+def insert_rows_only(session: Session, table: Any, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        session.execute(insert(table), rows)
+
+
+def insert_labels(session: Session, labels: Sequence[NewLabel]) -> list[tuple[int, bool]]:
+    """Adds labels; for each its id and whether it is new. A known idempotency key gives the row it named.
+
+    Raises LabelingError for a verdict that cannot be, an unknown comparison or annotator, a key that already
+    names another label, or a correction of a label that is not there, is another's, or is corrected already.
+    """
+    for label in labels:
+        check_label(session, label)
+    before = labels_by_key(session, labels)
+    new = {label.idempotency_key: label for label in labels if label.idempotency_key not in before}
+    if new:
+        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(Label).on_conflict_do_nothing(index_elements=["idempotency_key"])
+        try:
+            session.execute(statement, [label_row(label) for label in new.values()])
+        except IntegrityError as error:
+            raise LabelingError(f"label not recorded: {explain(error)}") from None
+    after = labels_by_key(session, labels)
+    results = []
+    for label in labels:
+        found, comparison, annotator = after[label.idempotency_key]
+        if (comparison, annotator) != (label.comparison_id, label.annotator_id):
+            raise LabelingError(f"idempotency key {label.idempotency_key!r} already names another label")
+        results.append((found, new.pop(label.idempotency_key, None) is not None))
+    return results
+
+
+def labels_by_key(session: Session, labels: Sequence[NewLabel]) -> dict[str, tuple[int, int, int]]:
+    keys = [label.idempotency_key for label in labels]
+    rows = session.execute(
+        select(Label.idempotency_key, Label.id, Label.comparison_id, Label.annotator_id).where(
+            Label.idempotency_key.in_(keys)
+        )
+    )
+    return {key: (label, comparison, annotator) for key, label, comparison, annotator in rows}
+
+
+def label_row(label: NewLabel) -> dict[str, Any]:
+    return {
+        "comparison_id": label.comparison_id,
+        "annotator_id": label.annotator_id,
+        "assignment_id": label.assignment_id,
+        "verdict": label.verdict,
+        "p_first": float(label.p_first),
+        "strength": label.strength,
+        "shown_order": list(label.shown_order),
+        "rationale": label.rationale.replace("\x00", "\ufffd"),  # PostgreSQL's text holds no NUL
+        "seconds": label.seconds,
+        "meta": label.meta,
+        "idempotency_key": label.idempotency_key,
+        "supersedes_id": label.supersedes_id,
+    }
+
+
+def check_label(session: Session, label: NewLabel) -> None:
+    if label.verdict not in ("preference", "tie", "both_bad", "ranking"):
+        raise LabelingError(f"unknown verdict {label.verdict!r}")
+    if not 0.0 <= label.p_first <= 1.0:
+        raise LabelingError(f"p_first must lie between 0 and 1, not {label.p_first}")
+    if label.verdict == "preference" and label.p_first == 0.5:
+        raise LabelingError("a preference with p_first 0.5 prefers neither side: record a tie")
+    if label.strength not in (0, 1, 2, 3):
+        raise LabelingError(f"strength must be 0 (unknown) to 3 (much better), not {label.strength}")
+    if not 0 < len(label.idempotency_key) <= 64:
+        raise LabelingError("an idempotency key has 1 to 64 characters")
+    if label.verdict == "ranking":
+        check_ranks(session, label)
+    if label.supersedes_id is not None:
+        old = session.get(Label, label.supersedes_id)
+        if old is None or (old.comparison_id, old.annotator_id) != (label.comparison_id, label.annotator_id):
+            raise LabelingError(
+                f"label {label.supersedes_id} cannot be superseded: it is not this annotator's on this comparison"
+            )
+
+
+def check_ranks(session: Session, label: NewLabel) -> None:
+    ranks = label.meta.get("ranks")
+    sides = session.scalars(
+        select(ComparisonSide.position).where(ComparisonSide.comparison_id == label.comparison_id)
+    ).all()
+    whole = isinstance(ranks, list) and all(isinstance(r, int) and r >= 1 for r in ranks)
+    if not whole or len(ranks or []) != len(sides):
+        raise LabelingError(f"a ranking of {len(sides)} sides needs that many ranks in meta, got {ranks!r}")
+
+
+def explain(error: IntegrityError) -> str:
+    if "supersedes" in str(error.orig):
+        return "the label that it supersedes is superseded already"
+    return "its comparison, annotator or assignment is not in the store"
