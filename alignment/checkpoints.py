@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -66,7 +66,7 @@ def random_state() -> State:
 
     import numpy
 
-    name, keys, *rest = numpy.random.get_state(legacy=True)
+    name, keys, *rest = cast(tuple[Any, ...], numpy.random.get_state(legacy=True))
     version, internal, gauss = random.getstate()
     return {
         "python": [version, list(internal), gauss],

@@ -51,7 +51,9 @@ def progress_bar(what: str, total: int | None) -> Iterator[Any]:
             shown = "  ".join(
                 f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()
             )
-            progress.update(task, advance=n, **({"figures": shown} if figures else {}))
+            if figures:
+                progress.update(task, figures=shown)
+            progress.advance(task, n)
 
         yield advance
 

@@ -49,6 +49,8 @@ class ActorCritic(Protocol):
 
     def save_policy(self, folder: Path) -> None: ...
 
+    def to(self, device: torch.device) -> Any: ...
+
 
 class AdapterActorCritic(nn.Module):
     """One frozen base: the policy and the critic are adapters on it, the reference is it with adapters off.
@@ -188,7 +190,7 @@ def disable_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010  attention layers keep theirs as a number
 
 
 def load_exactly(own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
