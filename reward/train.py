@@ -1,0 +1,152 @@
+"""Training a reward model from a preference dataset, end to end: tokens, steps, folder, card."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from reward.card import RewardCard
+from reward.config import RewardConfig
+from reward.errors import RewardError
+from reward.evaluate import figures_by, pair_figures
+from reward.learned import score_ids
+from reward.model import save
+from reward.pairs import Reject, tokenize_pairs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+
+def train_reward(
+    config: RewardConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    test: Dataset | None,
+    output_dir: Path,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    reject: Reject | None = None,
+    data_hash: str | None = None,
+) -> dict[str, Any]:
+    """Train `model` (from `reward.model.from_base`, whole or wrapped by PEFT) on preference pairs.
+
+    train, test: preference datasets (prompt, chosen, rejected, p_chosen, margin, weight, source, group).
+    output_dir: receives the model or adapter, the tokenizer and `reward.json`; write it aside if a
+    half-written folder could be taken for a whole one.
+    reject: is given a row for each pair left out, with the reason; the figures count them too.
+    Returns the figures of the card. Raises RewardError if no pair is left or training diverged.
+    """
+    left_out: Counter[str] = Counter()
+
+    def count(row: dict[str, Any]) -> None:
+        left_out[row["reason"]] += 1
+        if reject:
+            reject(row)
+
+    pairs = tokenize_pairs(train, tokenizer, config.max_length, split="train", reject=count)
+    held_out = None
+    if test is not None and len(test):
+        held_out = tokenize_pairs(test, tokenizer, config.max_length, split="test", reject=count)
+
+    fit(config, model, tokenizer, pairs, callbacks)
+
+    card = RewardCard(
+        **measure(model, tokenizer, pairs, held_out, batch_tokens=32 * config.max_length),
+        train_pairs=len(pairs),
+        left_out=dict(left_out),
+        max_length=config.max_length,
+        data=data_hash,
+    )
+    save(model, tokenizer, output_dir)
+    card.write(output_dir)
+    return card.model_dump()
+
+
+def fit(
+    config: RewardConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Dataset,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    """The optimizer steps over tokenized pairs; `model` is trained in place."""
+    import trl
+    from transformers import PrinterCallback
+
+    from reward.trainer import SoftPairCollator, SoftRewardTrainer
+
+    on_gpu = torch.cuda.is_available()
+    micro = config.micro_batch_size or config.batch_size
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = trl.RewardConfig(
+            output_dir=scratch,
+            num_train_epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warmup,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=config.batch_size // micro,
+            center_rewards_coefficient=config.centering or None,
+            max_length=None,  # longer pairs were left out, and counted, before
+            seed=config.seed,
+            logging_steps=5,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            # TRL turns both on; they slow a CPU down and save it nothing at these sizes
+            bf16=on_gpu,
+            gradient_checkpointing=on_gpu,
+        )
+        trainer = SoftRewardTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=pairs,
+            processing_class=tokenizer,
+            data_collator=SoftPairCollator(pad_token_id=tokenizer.pad_token_id),
+            callbacks=list(callbacks),
+            margin_scale=config.margin_scale,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.eval()
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    test: Dataset | None,
+    *,
+    batch_tokens: int,
+    train_sample: int = 256,
+) -> dict[str, Any]:
+    """Score spread and held-out figures. Without test pairs the spread comes from some train pairs."""
+    pairs = test if test is not None else train.select(range(min(train_sample, len(train))))
+    ids = [*pairs["chosen_ids"], *pairs["rejected_ids"]]
+    scores = np.array(score_ids(model, ids, pad_token_id=tokenizer.pad_token_id, batch_tokens=batch_tokens))
+    if not scores.std() > 0:
+        raise RewardError("the reward model gives every answer the same score: it has learned nothing")
+    chosen, rejected = np.split(scores, 2)
+    spread = {
+        "score_mean": float(scores.mean()),
+        "score_std": float(scores.std()),
+        "scored": len(scores),
+        "measured_on": "train" if test is None else "test",
+    }
+    if test is None:
+        return spread
+    labels = (chosen, rejected, test["p_chosen"], list(test["group"]))
+    return spread | {
+        "test": pair_figures(*labels),
+        "test_by_source": figures_by(list(test["source"]), *labels),
+    }
