@@ -1,0 +1,47 @@
+"""The config of `align eval`."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
+
+from alignment.config import Section
+from alignment.models import Dtype
+from rollout.types import Sampling
+
+
+class EvalConfig(Section):
+    """`align eval`: compare policies on the same prompts."""
+
+    run: str = Field(description="run folder, e.g. runs/eval")
+    policies: dict[str, str] = Field(min_length=1, description="name: model, adapter or run folder")
+    reference: str = Field("base", description="the policy (by name) that KL is measured to")
+    prompts: str = Field(description="held-out prompts: JSONL or Parquet with a `prompt` column")
+    limit: int | None = Field(None, ge=1, description="only the first so many prompts")
+    samples: int = Field(1, ge=1, description="answers a prompt and policy")
+    sampling: Sampling = Sampling()
+    check: str | None = Field(
+        None, description="task metric package.module:function, (prompt, answer) -> {name: number}"
+    )
+    reward: str | None = Field(None, description="reward model: a folder or a run of `align reward train`")
+    dtype: Dtype = "auto"
+    batch_size: int = Field(64, ge=1, description="answers sampled or scored at once")
+    examples: int = Field(6, ge=0, description="prompts shown in the report")
+    seed: int = 0
+
+    @field_validator("check")
+    @classmethod
+    def _dotted(cls, check: str | None) -> str | None:
+        if check is not None and not all(part.strip() for part in f"{check}:".split(":")[:2]):
+            raise ValueError("write it as package.module:function")
+        return check
+
+    @model_validator(mode="after")
+    def _reference_is_a_policy(self) -> EvalConfig:
+        if self.reference not in self.policies:
+            raise ValueError(f"reference {self.reference!r} is none of policies: {', '.join(self.policies)}")
+        return self
+
+    @property
+    def measures_kl(self) -> bool:
+        """Only where answers are drawn from the policy's whole distribution."""
+        return self.sampling.temperature > 0 and self.sampling.top_p == 1 and self.sampling.top_k == 0

@@ -1,0 +1,161 @@
+"""What a run of `align eval` looks like in its report; the demo's report shows the same pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignment import plots
+from alignment.config import to_yaml
+from alignment.evaluation.config import EvalConfig
+from alignment.report import (
+    Answer,
+    Examples,
+    Facts,
+    Plots,
+    Section,
+    Table,
+    Tile,
+    Tiles,
+    number,
+    percent,
+    versions,
+    write_report,
+)
+
+SHARES = {"success", "complete", "faithful", "polite", "wellformed", "truncated"}  # shown in percent
+LEAD_METRICS = ("success", "quality", "reward")  # the first of these that was measured is the headline
+NAMES = {"kl": "KL (nats)", "kl_k3": "KL, k3 (nats)", "length": "length (tokens)", "success": "fully right"}
+
+
+def write_evaluation_report(
+    path: Path, config: EvalConfig, figures: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """report.html of an evaluation: headline, table, plots, win rates, examples, config."""
+    names = list(config.policies)
+    lead = (
+        f"{len(names)} policies answer {figures['prompts']:,} held-out prompts, {config.samples} "
+        f"sample{'s' if config.samples > 1 else ''} each at temperature {config.sampling.temperature:g}. "
+        f"KL is measured to {config.reference}."
+    )
+    sections: list[Section] = [
+        headline(figures, names),
+        policies(figures, names),
+        comparison_plots(figures, names),
+        *win_rates(figures, names),
+        examples(rows, names, config.examples),
+        Facts("Made with", versions(), {"config.yaml": to_yaml(config)}),
+    ]
+    write_report(path, f"Evaluation: {', '.join(names)}", lead, sections)
+
+
+def metrics_of(figures: Mapping[str, Any], name: str) -> list[str]:
+    """The metrics that were measured of a policy, in order, the headline first."""
+    found = [key.removeprefix(f"{name}.").removesuffix(".low") for key in figures if key.endswith(".low")]
+    measured = [m for m in found if f"{name}.{m}.low" in figures]
+    return sorted(measured, key=lambda m: m != lead_metric(figures, name))
+
+
+def lead_metric(figures: Mapping[str, Any], name: str) -> str:
+    return next((m for m in LEAD_METRICS if f"{name}.{m}" in figures), "length")
+
+
+def headline(figures: Mapping[str, Any], names: Sequence[str], *more: Tile) -> Tiles:
+    """The first metric of each policy, large."""
+    metric = lead_metric(figures, names[0])
+    tiles = [
+        Tile(
+            f"{name}: {NAMES.get(metric, metric)}",
+            shown(metric, figures[f"{name}.{metric}"]),
+            f"95% interval {interval(figures, name, metric)}",
+            series,
+        )
+        for series, name in enumerate(names)
+    ]
+    return Tiles([*tiles, *more])
+
+
+def policies(figures: Mapping[str, Any], names: Sequence[str]) -> Table:
+    metrics = list(dict.fromkeys(m for name in names for m in metrics_of(figures, name)))
+    return Table(
+        "Policies",
+        ["", *names],
+        [[NAMES.get(m, m), *(cell(figures, name, m) for name in names)] for m in metrics],
+        "Means over the held-out prompts; in brackets 95% intervals from a bootstrap over prompts.",
+    )
+
+
+def cell(figures: Mapping[str, Any], name: str, metric: str) -> str:
+    if f"{name}.{metric}" not in figures:
+        return "–"
+    return f"{shown(metric, figures[f'{name}.{metric}'])} ({interval(figures, name, metric)})"
+
+
+def interval(figures: Mapping[str, Any], name: str, metric: str) -> str:
+    low, high = (shown(metric, figures[f"{name}.{metric}.{end}"]) for end in ("low", "high"))
+    return f"{low.removesuffix('%')}–{high}" if metric in SHARES else f"{low} to {high}"
+
+
+def shown(metric: str, value: float) -> str:
+    return percent(value) if metric in SHARES else number(value)
+
+
+def comparison_plots(figures: Mapping[str, Any], names: Sequence[str]) -> Plots:
+    """The headline metric as bars, and against KL where that was measured; shares of the check beside them."""
+    metric = lead_metric(figures, names[0])
+    title, share = NAMES.get(metric, metric), metric in SHARES
+    values = {name: figures[f"{name}.{metric}"] for name in names}
+    spans = {name: (figures[f"{name}.{metric}.low"], figures[f"{name}.{metric}.high"]) for name in names}
+    shown_plots = [(title.capitalize(), plots.bars(values, spans, as_percent=share))]
+    points = {name: (figures[f"{name}.kl"], values[name]) for name in names if f"{name}.kl" in figures}
+    if points:
+        svg = plots.trade_off(points, spans, "KL to the reference (nats per answer)", as_percent=share)
+        shown_plots.append((f"{title.capitalize()} against KL", svg))
+    return Plots("What was gained, and how far the policy moved", shown_plots)
+
+
+def win_rates(figures: Mapping[str, Any], names: Sequence[str]) -> list[Section]:
+    """One row a pair, if answers were compared at all."""
+    rows = [
+        [
+            f"{one} against {other}",
+            percent(figures[f"win.{one}.{other}"]),
+            f"{percent(figures[f'win.{one}.{other}.low'])} – {percent(figures[f'win.{one}.{other}.high'])}",
+        ]
+        for i, one in enumerate(names)
+        for other in names[:i]
+        if f"win.{one}.{other}" in figures
+    ]
+    note = "How often an answer has the higher quality by the task's check, ties counted half."
+    return [Table("Win rates", ["", "wins", "95% interval"], rows, note)] if rows else []
+
+
+def examples(rows: Sequence[Mapping[str, Any]], names: Sequence[str], count: int) -> Examples:
+    """The first `count` prompts, each policy's first answer beside the others'."""
+    by_prompt: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_prompt.setdefault(conversation(row["prompt"]), {}).setdefault(row["policy"], row)
+    chosen = list(by_prompt.items())[:count]
+    return Examples(
+        "Examples",
+        [(text, [as_answer(name, answers[name]) for name in names]) for text, answers in chosen],
+        "The first prompts of the file, not picked. Each policy's first sample.",
+    )
+
+
+def as_answer(name: str, row: Mapping[str, Any]) -> Answer:
+    text = row["answer"] or "(empty)"
+    if "success" not in row:
+        return Answer(name, text, f"reward {number(row['reward'])}" if "reward" in row else "")
+    faults = [metric for metric in SHARES if row.get(metric) == 0 and metric not in ("success", "truncated")]
+    if row["success"]:
+        return Answer(name, text, "fully right", True)
+    return Answer(name, text, "not " + ", ".join(sorted(faults)) if faults else "not right", False)
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as text; roles are named only where there is more than one turn."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
