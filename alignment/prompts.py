@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from alignment.console import note
 from alignment.errors import AlignmentError
+from alignment.files import write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 T = TypeVar("T")
@@ -64,7 +70,43 @@ def _prompt(row: dict[str, Any], place: str) -> list[Message]:
     raise AlignmentError(f"{place}: `prompt` must be a text or a list of {{role, content}} messages")
 
 
-class PromptStream:
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt, the row of its file it stands in (from 1), and its token ids."""
+
+    row: int
+    messages: list[Message]
+    ids: list[int]
+
+
+def encode_prompts(
+    prompts: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase, room: int, rejects: Path
+) -> list[EncodedPrompt]:
+    """Prompts rendered with the chat template. Those longer than `room` tokens are written to `rejects`.
+
+    Raises AlignmentError if none is left.
+    """
+    kept: list[EncodedPrompt] = []
+    rejected: list[dict[str, Any]] = []
+    for row, prompt in enumerate(prompts, 1):
+        ids = list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
+        if len(ids) <= room:
+            kept.append(EncodedPrompt(row, prompt, ids))
+        else:
+            reason = f"{len(ids)} tokens, and the context leaves {room} beside the answer"
+            rejected.append({"row": row, "reason": reason, "prompt": prompt})
+    if rejected:
+        write_text(rejects, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected))
+        note(f"{len(rejected)} of {len(prompts)} prompts are too long for the model, see {rejects}")
+    if not kept:
+        raise AlignmentError(
+            f"no prompt fits: the model's context leaves {room} tokens beside sampling.max_new_tokens; "
+            "shorten the prompts or lower it"
+        )
+    return kept
+
+
+class PromptStream(Generic[T]):
     """Items in shuffled order, epoch after epoch; its whole state is one number."""
 
     def __init__(self, items: Sequence[T], seed: int) -> None:
@@ -73,7 +115,7 @@ class PromptStream:
         self.position = 0
         self._epoch, self._order = -1, [0]
 
-    def take(self, n: int) -> list[Any]:
+    def take(self, n: int) -> list[T]:
         """The next `n` items; a new epoch, in a new order, begins where one ends."""
         import torch
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from alignment.ppo.actor_critic import (
 )
 from alignment.ppo.config import PPOConfig
 from alignment.tuning.apply import peft_config
+from reward.card import RewardCard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,16 +133,10 @@ def reward_adapter(folder: str) -> tuple[dict[str, Tensor], Tensor]:
 
 def start_from_score(head: nn.Linear, score: Tensor, folder: str) -> None:
     """Value head = the reward model's head on normalised scores: w / std, -mean / std."""
-    card = Path(folder) / "reward.json"
-    figures = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
-    mean, std = float(figures.get("score_mean", 0.0)), float(figures.get("score_std", 1.0))
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise AlignmentError(
-            f"{card} holds no usable score_mean and score_std: run `align reward train` again"
-        )
+    card = RewardCard.read(Path(folder))
     with torch.no_grad():
-        head.weight.copy_(score / std)
-        head.bias.fill_(-mean / std)
+        head.weight.copy_(score / card.score_std)
+        head.bias.fill_(-card.score_mean / card.score_std)
 
 
 def hidden_size(model: Any) -> int:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alignment.checkpoints import load_checkpoint, save_checkpoint
-from alignment.cli.console import note, progress_bar
 from alignment.config import load_config, read_yaml
+from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError, ConfigError
 from alignment.files import whole_folder, write_text
 from alignment.models import context_length, load_tokenizer, resolve, stop_token_ids
 from alignment.ppo.config import PPOConfig
-from alignment.prompts import Message, load_prompts
+from alignment.prompts import encode_prompts, load_prompts
 from alignment.runs import RunFolder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from alignment.ppo.trainer import PPOTrainer
 
 MAY_CHANGE_ON_RESUME = {"iterations", "save_every", "keep_checkpoints", "microbatch"}
@@ -71,10 +69,10 @@ def train(trainer: PPOTrainer, run: RunFolder) -> None:
 def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     """Models, engine, scorer and prompts of a run, on the device that accelerate finds."""
     from accelerate import Accelerator
-    from reward.learned import LearnedScorer
 
     from alignment.ppo.build import build_actor_critic
     from alignment.ppo.trainer import PPOTrainer
+    from reward.learned import LearnedScorer
     from rollout.transformers_engine import TransformersEngine
 
     accelerator = Accelerator()
@@ -88,7 +86,7 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     models.to(accelerator.device)
     policy = models.policy()
     room = context_length(policy) - config.sampling.max_new_tokens
-    encoded = encode_prompts(prompts, tokenizer, room, run)
+    encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
     engine = TransformersEngine(
         policy,
         stop_token_ids(policy, tokenizer),
@@ -98,32 +96,6 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     )
     scorer = LearnedScorer(reward, device=str(accelerator.device), normalise=True)
     return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, accelerator.device)
-
-
-def encode_prompts(
-    prompts: list[list[Message]], tokenizer: PreTrainedTokenizerBase, room: int, run: RunFolder
-) -> list[tuple[list[Message], list[int]]]:
-    """Each prompt with its token ids; those longer than `room` tokens are set aside in rejected_prompts.jsonl."""
-    kept = []
-    rejected = 0
-    for prompt in prompts:
-        ids = list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
-        if len(ids) <= room:
-            kept.append((prompt, ids))
-        else:
-            rejected += 1
-            reason = f"{len(ids)} tokens; the context leaves {room} beside the answer"
-            run.log({"prompt": prompt, "reason": reason}, "rejected_prompts.jsonl")
-    if not kept:
-        raise AlignmentError(
-            f"every prompt is longer than the {room} tokens that the context leaves beside "
-            "sampling.max_new_tokens: shorten the prompts or lower it"
-        )
-    if rejected:
-        note(
-            f"PPO: {rejected} of {len(prompts)} prompts are too long, see {run.path / 'rejected_prompts.jsonl'}"
-        )
-    return kept
 
 
 def refuse_other_config(config: PPOConfig, run: RunFolder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from alignment.ppo.kl import AdaptiveKL, FixedKL, KLController, kl_estimate
 from alignment.ppo.losses import policy_loss, value_loss
 from alignment.ppo.masked import explained_variance, masked_mean, whiten
 from alignment.ppo.rewards import shape_scores, token_rewards
-from alignment.prompts import Message, PromptStream
+from alignment.prompts import EncodedPrompt, PromptStream
 from reward.scorer import Scorer
 from rollout.types import RolloutEngine
 
@@ -39,11 +39,10 @@ class PPOTrainer:
         models: ActorCritic,
         engine: RolloutEngine,
         scorer: Scorer,
-        prompts: list[tuple[list[Message], list[int]]],
+        prompts: Sequence[EncodedPrompt],
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`prompts`: each as messages and as the token ids that the policy reads."""
         self.config = config
         self.models = models
         self.engine = engine
@@ -80,19 +79,19 @@ class PPOTrainer:
         self.iteration += 1
         return {"iteration": self.iteration, **seen, **learned}
 
-    def generate(self, prompts: list[tuple[list[Message], list[int]]]) -> Rollouts:
+    def generate(self, prompts: Sequence[EncodedPrompt]) -> Rollouts:
         """The policy answers."""
         self.models.policy()
-        ids = [list(tokens) for _, tokens in prompts]
+        ids = [prompt.ids for prompt in prompts]
         completions = self.engine.generate(ids, self.config.sampling)
         texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
         return Rollouts.from_completions(ids, completions, texts, self.tokenizer.pad_token_id)
 
-    def score(self, prompts: list[tuple[list[Message], list[int]]], rollouts: Rollouts) -> Tensor:
+    def score(self, prompts: Sequence[EncodedPrompt], rollouts: Rollouts) -> Tensor:
         """The reward model reads prompt and answer as text, through its own template and tokenizer: (b,)."""
         conversations = [
-            [*messages, {"role": "assistant", "content": text}]
-            for (messages, _), text in zip(prompts, rollouts.texts, strict=True)
+            [*prompt.messages, {"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, rollouts.texts, strict=True)
         ]
         scores = torch.tensor(self.scorer.score(conversations), dtype=torch.float32)
         if not bool(torch.isfinite(scores).all()):

@@ -1,7 +1,5 @@
 """One base, several roles: each role must be exactly what a model of its own would be."""
 
-import json
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -12,6 +10,7 @@ from alignment.ppo.actor_critic import CRITIC, AdapterActorCritic, FullActorCrit
 from alignment.ppo.build import build_actor_critic
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.sequences import join
+from reward.card import RewardCard
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 RESPONSES = [[20, 21, 1], [22, 1], [23, 24, 25, 26]]
@@ -112,6 +111,12 @@ def test_full_tuning_keeps_its_reference(tiny_model, batch):
     assert torch.equal(before, models.reference_logprobs(batch, 1.0))
 
 
+def card(mean, std):
+    return RewardCard(
+        score_mean=mean, score_std=std, scored=2, measured_on="test", train_pairs=1, max_length=64
+    )
+
+
 def reward_adapter_folder(tiny_model, folder):
     from peft import LoraConfig, get_peft_model
 
@@ -124,7 +129,7 @@ def reward_adapter_folder(tiny_model, folder):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    (folder / "reward.json").write_text(json.dumps({"score_mean": 2.0, "score_std": 4.0}))
+    card(2.0, 4.0).write(folder)
     return model.eval()
 
 
@@ -145,7 +150,7 @@ def test_full_critic_starts_as_the_normalised_reward_model(tiny_model, tmp_path)
     torch.manual_seed(3)
     reward = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).eval()
     reward.save_pretrained(tmp_path / "reward")
-    (tmp_path / "reward" / "reward.json").write_text(json.dumps({"score_mean": -1.0, "score_std": 2.0}))
+    card(-1.0, 2.0).write(tmp_path / "reward")
     config = config_for(tiny_model, tmp_path / "reward", critic={"init": "reward"}, tuning={"method": "full"})
     models, line = build_actor_critic(config)
     assert "starts from the reward model" in line
@@ -188,7 +193,9 @@ def test_trained_state_round_trips_and_refuses_another_model(tiny_model):
 
 
 def test_a_reward_model_is_no_policy(tiny_model, tmp_path):
-    AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).save_pretrained(tmp_path / "rm")
+    AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).save_pretrained(
+        tmp_path / "rm"
+    )
     with pytest.raises(AlignmentError, match="is a reward model"):
         build_actor_critic(config_for(tmp_path / "rm"))
 
