@@ -10,16 +10,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from alignment.cli.console import note, progress_bar
 from alignment.config import Section, load_config
+from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
-from alignment.files import write_text
 from alignment.models import ModelConfig, context_length, load_policy, load_tokenizer, resolve, stop_token_ids
 from alignment.prompts import EncodedPrompt, encode_prompts, load_prompts
 from alignment.runs import RunFolder

@@ -16,8 +16,8 @@ def evaluate(
 
     Example: [bold]align eval --config configs/eval.yaml policies.dpo=runs/dpo samples=4[/bold]
     """
-    from alignment.cli.console import note, print_json, print_plan
     from alignment.config import load_config, to_yaml
+    from alignment.console import note, print_json, print_plan
     from alignment.evaluation.config import EvalConfig
 
     settings = load_config(EvalConfig, config, overrides or [])

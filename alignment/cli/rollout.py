@@ -18,8 +18,8 @@ def rollout(
 
     Example: [bold]align rollout --config configs/rollout.yaml completions=4 limit=500[/bold]
     """
-    from alignment.cli.console import note, print_json, print_plan
     from alignment.config import load_config, to_yaml
+    from alignment.console import note, print_json, print_plan
     from alignment.rollouts import RolloutConfig, collect_rollouts, plan
 
     settings = load_config(RolloutConfig, config, overrides or [])

@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from alignment.cli.console import progress_bar
+from alignment.console import progress_bar
 from alignment.errors import AlignmentError, ConfigError
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.report import write_evaluation_report
 from alignment.evaluation.sampling import Answer, sample_all
-from alignment.evaluation.statistics import Array, Estimate, bootstrap_mean, wins
+from alignment.evaluation.statistics import (
+    Array,
+    Estimate,
+    bootstrap_mean,
+    bootstrap_ratio,
+    ordered_alike,
+    wins,
+)
 from alignment.files import write_text
 from alignment.models import base_of, resolve
 from alignment.prompts import Message, load_prompts
@@ -107,7 +114,8 @@ def add_rewards(config: EvalConfig, answers: Sequence[Answer]) -> None:
 
 
 def summarize(config: EvalConfig, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Flat figures: NAME.METRIC with NAME.METRIC.low and .high, and win.ONE.OTHER by the metric `quality`."""
+    """Flat figures: NAME.METRIC with NAME.METRIC.low and .high; by the metric `quality` also win.ONE.OTHER and,
+    where there is a reward model, reward.accuracy."""
     figures: dict[str, Any] = {}
     quality: dict[str, Array] = {}
     for name in config.policies:
@@ -126,7 +134,24 @@ def summarize(config: EvalConfig, answers: Sequence[Answer]) -> dict[str, Any]:
                 f"win.{one}.{other}",
                 bootstrap_mean(wins(quality[one], quality[other]), seed=config.seed),
             )
+    if config.reward and quality:
+        rewards = np.array([a.metrics["reward"] for a in answers if a.policy == config.reference])
+        put_reward_accuracy(
+            figures, rewards.reshape(-1, config.samples), quality[config.reference], config.seed
+        )
     return figures
+
+
+def put_reward_accuracy(figures: dict[str, Any], rewards: Array, quality: Array, seed: int) -> None:
+    """How often the reward model orders two answers of the reference policy as the check does.
+
+    rewards, quality: (prompts, samples). Pairs of one prompt that the check finds equal say nothing; a prompt
+    counts by how many pairs it has that do.
+    """
+    agreed, pairs = ordered_alike(rewards, quality)
+    if pairs.sum():
+        put(figures, "reward.accuracy", bootstrap_ratio(agreed, pairs, seed=seed))
+    figures["reward.pairs"] = int(pairs.sum())
 
 
 def put(figures: dict[str, Any], key: str, estimate: Estimate) -> None:

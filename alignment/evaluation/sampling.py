@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from alignment.cli.console import note, progress_bar
+from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.statistics import Array, kl_estimates
@@ -21,8 +21,8 @@ from alignment.models import (
     resolve,
     stop_token_ids,
 )
-from alignment.prompts import Message
-from alignment.rollouts import EncodedPrompt, device, encode_prompts, text_of
+from alignment.prompts import EncodedPrompt, Message, encode_prompts
+from alignment.rollouts import device, text_of
 from alignment.runs import RunFolder
 from rollout.types import Completion
 

@@ -27,21 +27,40 @@ def bootstrap_mean(values: Array, *, seed: int = 0, resamples: int = 2000) -> Es
 
     Prompts are resampled whole, since samples of one prompt are not independent. Raises ValueError if empty.
     """
-    if values.size == 0:
-        raise ValueError("no values to average")
-    by_prompt = values.mean(axis=1)
+    count = np.full(len(values), float(values.shape[1]))
+    return bootstrap_ratio(values.sum(axis=1), count, seed=seed, resamples=resamples)
+
+
+def bootstrap_ratio(above: Array, below: Array, *, seed: int = 0, resamples: int = 2000) -> Estimate:
+    """sum(above) / sum(below), both (p,), with its 95% interval over prompts. Raises ValueError if below is 0."""
+    if not np.sum(below):
+        raise ValueError("nothing to average over")
     rng = np.random.default_rng(seed)
-    means = np.array(
-        [by_prompt[rng.integers(len(by_prompt), size=len(by_prompt))].mean() for _ in range(resamples)]
-    )
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(by_prompt.mean()), float(low), float(high))
+    ratios = []
+    for _ in range(resamples):
+        drawn = rng.integers(len(above), size=len(above))
+        if below[drawn].sum():
+            ratios.append(above[drawn].sum() / below[drawn].sum())
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Estimate(float(np.sum(above) / np.sum(below)), float(low), float(high))
 
 
 def wins(ours: Array, theirs: Array) -> Array:
     """How often each sample of ours beats one of theirs for the same prompt, ties half: (p, s), (p, s) -> (p, 1)."""
     difference = ours[:, :, None] - theirs[:, None, :]
     return ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))[:, None]
+
+
+def ordered_alike(scores: Array, truth: Array) -> tuple[Array, Array]:
+    """For each prompt the pairs of samples that scores order as truth does, equal scores half, and all pairs.
+
+    scores, truth: (p, s) -> (p,), (p,). Pairs that are equal in truth are in neither.
+    """
+    one, other = np.triu_indices(scores.shape[1], k=1)
+    wanted = np.sign(truth[:, one] - truth[:, other])
+    given = np.sign(scores[:, one] - scores[:, other])
+    alike = np.where(wanted == 0, 0.0, (1 + wanted * given) / 2)
+    return alike.sum(axis=1), np.abs(wanted).sum(axis=1)
 
 
 def kl_estimates(logprobs: Array, reference: Array) -> tuple[float, float]:
