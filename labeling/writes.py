@@ -7,9 +7,9 @@ turns (SQLite's one writer; an advisory lock on PostgreSQL), so a look-up and th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from sqlalchemy import insert, select, text, tuple_, update
+from sqlalchemy import func, insert, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -18,10 +18,11 @@ from labeling.errors import LabelingError
 from labeling.hashing import comparison_key, completion_hash, prompt_hash
 from labeling.messages import check_completion, check_prompt, is_empty
 from labeling.schema import Comparison, ComparisonSide, Completion, Label, Prompt
-from labeling.views import Added, Message, NewAnswer, NewComparison, NewCompletion, NewLabel
+from labeling.views import Added, Message, NewAnswer, NewComparison, NewCompletion, NewLabel, Verdict
 
 BULK_LOCK = 0x62756C6B
 MOST_SIDES = 9
+VERDICTS = get_args(Verdict)
 
 
 def take_turns(session: Session) -> None:
@@ -184,8 +185,9 @@ def insert_labels(session: Session, labels: Sequence[NewLabel]) -> list[tuple[in
     Raises LabelingError for a verdict that cannot be, an unknown comparison or annotator, a key that already
     names another label, or a correction of a label that is not there, is another's, or is corrected already.
     """
+    sides = count_sides(session, [label.comparison_id for label in labels])
     for label in labels:
-        check_label(session, label)
+        check_label(session, label, sides.get(label.comparison_id))
     before = labels_by_key(session, labels)
     new = {label.idempotency_key: label for label in labels if label.idempotency_key not in before}
     if new:
@@ -232,38 +234,55 @@ def label_row(label: NewLabel) -> dict[str, Any]:
     }
 
 
-def check_label(session: Session, label: NewLabel) -> None:
-    if label.verdict not in ("preference", "tie", "both_bad", "ranking"):
-        raise LabelingError(f"unknown verdict {label.verdict!r}")
-    if not 0.0 <= label.p_first <= 1.0:
-        raise LabelingError(f"p_first must lie between 0 and 1, not {label.p_first}")
-    if label.verdict == "preference" and label.p_first == 0.5:
-        raise LabelingError("a preference with p_first 0.5 prefers neither side: record a tie")
-    if label.strength not in (0, 1, 2, 3):
-        raise LabelingError(f"strength must be 0 (unknown) to 3 (much better), not {label.strength}")
-    if not 0 < len(label.idempotency_key) <= 64:
-        raise LabelingError("an idempotency key has 1 to 64 characters")
-    if label.verdict == "ranking":
-        check_ranks(session, label)
-    if label.supersedes_id is not None:
-        old = session.get(Label, label.supersedes_id)
-        if old is None or (old.comparison_id, old.annotator_id) != (label.comparison_id, label.annotator_id):
-            raise LabelingError(
-                f"label {label.supersedes_id} cannot be superseded: it is not this annotator's on this comparison"
-            )
+def count_sides(session: Session, comparisons: Sequence[int]) -> dict[int, int]:
+    """How many sides each of these comparisons has; those that are not in the store are left out."""
+    query = select(ComparisonSide.comparison_id, func.count()).group_by(ComparisonSide.comparison_id)
+    return dict(session.execute(query.where(ComparisonSide.comparison_id.in_(comparisons))).tuples().all())
 
 
-def check_ranks(session: Session, label: NewLabel) -> None:
+def check_label(session: Session, label: NewLabel, sides: int | None) -> None:
+    """Raises LabelingError for a label that cannot be recorded on a comparison of so many sides."""
     ranks = label.meta.get("ranks")
-    sides = session.scalars(
-        select(ComparisonSide.position).where(ComparisonSide.comparison_id == label.comparison_id)
-    ).all()
-    whole = isinstance(ranks, list) and all(isinstance(r, int) and r >= 1 for r in ranks)
-    if not whole or len(ranks or []) != len(sides):
-        raise LabelingError(f"a ranking of {len(sides)} sides needs that many ranks in meta, got {ranks!r}")
+    if sides is None:
+        problem = f"comparison {label.comparison_id} is not in the store"
+    elif label.verdict not in VERDICTS:
+        problem = f"unknown verdict {label.verdict!r}; known: {', '.join(VERDICTS)}"
+    elif not 0.0 <= label.p_first <= 1.0:
+        problem = f"p_first must lie between 0 and 1, not {label.p_first}"
+    elif label.verdict == "preference" and label.p_first == 0.5:
+        problem = "a preference with p_first 0.5 prefers neither side: record a tie"
+    elif label.verdict in ("preference", "tie") and sides > 2:
+        problem = f"comparison {label.comparison_id} has {sides} sides: record a ranking"
+    elif label.verdict == "ranking" and not is_ranks(ranks, sides):
+        problem = f"a ranking of {sides} sides needs that many ranks (1 is the best), not {ranks!r}"
+    elif label.strength not in (0, 1, 2, 3):
+        problem = f"strength must be 0 (unknown) to 3 (much better), not {label.strength}"
+    elif not 0 < len(label.idempotency_key) <= 64:
+        problem = "an idempotency key has 1 to 64 characters"
+    elif label.supersedes_id is not None and not may_supersede(session, label):
+        problem = f"it cannot supersede label {label.supersedes_id}, which is not this annotator's on this comparison"
+    else:
+        return
+    raise LabelingError(f"label not recorded: {problem}")
+
+
+def is_ranks(ranks: Any, sides: int) -> bool:
+    return (
+        isinstance(ranks, list)
+        and len(ranks) == sides
+        and all(type(rank) is int and rank >= 1 for rank in ranks)
+    )
+
+
+def may_supersede(session: Session, label: NewLabel) -> bool:
+    old = session.get(Label, label.supersedes_id)
+    return old is not None and (old.comparison_id, old.annotator_id) == (
+        label.comparison_id,
+        label.annotator_id,
+    )
 
 
 def explain(error: IntegrityError) -> str:
     if "supersedes" in str(error.orig):
         return "the label that it supersedes is superseded already"
-    return "its comparison, annotator or assignment is not in the store"
+    return "its annotator or assignment is not in the store"
