@@ -29,7 +29,7 @@ def resolve(path: str) -> str:
     """A run folder stands for the model in it; hub ids and model folders pass through."""
     folder = Path(path).expanduser()
     if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1 or path.split("/")[0] == "runs":
+        if path.startswith((".", "/", "~")) or path.count("/") > 1 or path.split("/", maxsplit=1)[0] == "runs":
             raise AlignmentError(f"no model at {path}: train it first or correct the path")
         return path
     if (folder / "model").is_dir():
@@ -70,7 +70,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     path = resolve(path)
-    tokenizer = _from_pretrained(AutoTokenizer, path, padding_side="right")
+    tokenizer = from_pretrained(AutoTokenizer, path, padding_side="right")
     if tokenizer.chat_template is None:
         raise AlignmentError(
             f"the tokenizer of {path} has no chat template: start from an instruction-tuned model, "
@@ -98,7 +98,7 @@ def load_policy(
     kwargs: dict[str, Any] = {"dtype": torch_dtype(dtype)}
     if four_bit:
         kwargs["quantization_config"] = four_bit_config()
-    model = _from_pretrained(AutoModelForCausalLM, base, **kwargs)
+    model = from_pretrained(AutoModelForCausalLM, base, **kwargs)
     if four_bit:
         keep_trainable_on_cpu(model)
     if is_adapter(path):
@@ -151,7 +151,7 @@ def keep_trainable_on_cpu(model: PreTrainedModel) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def _from_pretrained(kind: Any, path: str, **kwargs: Any) -> Any:
+def from_pretrained(kind: Any, path: str, **kwargs: Any) -> Any:
     """`from_pretrained` with one readable line when there is nothing to load. safetensors only."""
     if kind.__name__.startswith("AutoModel"):
         kwargs["use_safetensors"] = True

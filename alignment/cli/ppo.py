@@ -23,16 +23,15 @@ def ppo(
 
     Example: [bold]align ppo --config configs/ppo.yaml learning_rate=2e-5 kl.coef=0.1[/bold]
     """
-    from alignment.cli.console import print_json
-    from alignment.config import load_config
+    from alignment.config import load_config, to_yaml
+    from alignment.console import print_json, print_plan
     from alignment.ppo.config import PPOConfig
 
     settings = load_config(PPOConfig, config, overrides or [])
     if dry_run:
-        from alignment.ppo.plan import print_plan
+        from alignment.ppo.plan import plan
 
-        print_plan(settings)
-        return
+        return print_plan(to_yaml(settings), plan(settings))
     from alignment.ppo.run import train_ppo
 
     figures = train_ppo(settings, overwrite=overwrite, resume=resume)

@@ -88,6 +88,27 @@ def test_a_policy_that_starts_from_an_adapter_has_that_adapter_as_reference(tiny
     assert not torch.allclose(models.policy_logprobs(batch, 1.0)[0], started, atol=1e-3)
 
 
+def test_a_four_bit_base_is_shared_too_and_its_gradients_are_right(tiny_model, batch):
+    models, line = build_actor_critic(
+        config_for(tiny_model, tuning={"method": "qlora", "rank": 4, "alpha": 8})
+    )
+    assert "one base in memory" in line
+    assert any(type(p).__name__ == "Params4bit" for p in models.parameters())
+    before = models.reference_logprobs(batch, 1.0)
+    perturb(models, 0.02)
+    assert torch.equal(models.reference_logprobs(batch, 1.0), before)
+    # a step along the gradient raises what it should raise: repacked 4-bit weights would give another gradient
+    loss = models.policy_logprobs(batch, 1.0)[0].sum()
+    loss.backward()
+    gradient = [p.grad for p in models.policy_parameters()]
+    size = sum(float((g**2).sum()) for g in gradient)
+    with torch.no_grad():
+        for parameter, g in zip(models.policy_parameters(), gradient, strict=True):
+            parameter.add_(0.01 / size**0.5 * g)
+    rise = (models.policy_logprobs(batch, 1.0)[0].sum() - loss).item()
+    assert rise == pytest.approx(0.01 * size**0.5, rel=0.25)
+
+
 def test_policy_and_critic_gradients_stay_apart(tiny_model, batch):
     models, _ = build_actor_critic(config_for(tiny_model))
     perturb(models)

@@ -1,0 +1,36 @@
+"""`align ppo --dry-run`: what would be done, and roughly what it would hold in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.footprint import footprint
+from alignment.models import resolve
+from alignment.ppo.config import PPOConfig
+from alignment.prompts import load_prompts
+
+PROMPT_TOKENS = 256  # assumed: the tokenizer is not loaded to plan
+
+
+def plan(config: PPOConfig) -> dict[str, Any]:
+    """Steps, tokens and memory of a run. Raises AlignmentError for what is not there."""
+    prompts = len(load_prompts(config.prompts))
+    episodes = config.iterations * config.episodes
+    size = footprint(
+        config.policy.path,
+        config.policy.dtype,
+        config.tuning,
+        rows=config.microbatch,
+        tokens=PROMPT_TOKENS + config.sampling.max_new_tokens,
+    )
+    copies = 3 if config.tuning.method == "full" else 1
+    return {
+        "policy": resolve(config.policy.path),
+        "reward model": resolve(config.reward),
+        "prompts": f"{prompts}, each answered {episodes / prompts:.1f} times",
+        "iterations": config.iterations,
+        "answers": episodes,
+        "tokens to sample, at most": episodes * config.sampling.max_new_tokens,
+        "optimizer steps": config.iterations * config.epochs * config.minibatches,
+        **size.plan(copies=copies, trained=2),
+    }
