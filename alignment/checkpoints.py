@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,29 +90,35 @@ def restore_random_state(state: State) -> None:
 
 
 def _take_tensors(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
-    """`value` with each tensor moved into `tensors` and a reference left in its place."""
+    """`value` as JSON can hold it: each tensor is moved into `tensors`, with a reference in its place."""
     if isinstance(value, Tensor):
+        while place in tensors:  # a key with a slash in it
+            place += "'"
         tensors[place] = value.detach().cpu().contiguous().clone()
         return {"__tensor__": place}
-    return _rebuild(value, lambda key, child: _take_tensors(child, tensors, f"{place}/{key}"))
-
-
-def _put_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, dict) and value.keys() == {"__tensor__"}:
-        return tensors[value["__tensor__"]]
-    return _rebuild(value, lambda _, child: _put_tensors(child, tensors))
-
-
-def _rebuild(value: Any, visit: Callable[[Any, Any], Any]) -> Any:
     if isinstance(value, dict):
-        # optimizer states are keyed by integers, which JSON would turn into text
-        return {
-            f"#{k}" if isinstance(k, int) else _integer_key(k): visit(k, child) for k, child in value.items()
-        }
+        return {_to_text(k): _take_tensors(v, tensors, f"{place}/{k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [visit(i, child) for i, child in enumerate(value)]
+        return [_take_tensors(v, tensors, f"{place}/{i}") for i, v in enumerate(value)]
     return value
 
 
-def _integer_key(key: str) -> Any:
-    return int(key[1:]) if re.fullmatch(r"#\d+", key) else key
+def _put_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"__tensor__"}:
+            return tensors[value["__tensor__"]]
+        return {_from_text(k): _put_tensors(v, tensors) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_put_tensors(v, tensors) for v in value]
+    return value
+
+
+def _to_text(key: str | int) -> str:
+    """Optimizer states are keyed by integers, which JSON would turn into text: they are marked with #."""
+    return f"#{key}" if isinstance(key, int) or key.startswith("#") else key
+
+
+def _from_text(key: str) -> str | int:
+    if not key.startswith("#"):
+        return key
+    return key[1:] if key.startswith("##") else int(key[1:])

@@ -1,0 +1,123 @@
+"""`align ppo` killed with -9 and resumed ends with the metrics of the run that was never broken, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from alignment.checkpoints import saved_steps
+from reward.card import RewardCard
+
+ALIGN = [sys.executable, "-c", "from alignment.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def reward_folder(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    torch.manual_seed(1)
+    AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    RewardCard(
+        score_mean=0.0, score_std=0.1, scored=2, measured_on="test", train_pairs=1, max_length=64
+    ).write(folder)
+    return folder
+
+
+@pytest.fixture
+def config_file(tiny_model, reward_folder, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
+    config = {
+        "policy": {"path": str(tiny_model)},
+        "reward": str(reward_folder),
+        "prompts": str(prompts),
+        "tuning": {"rank": 4},
+        "sampling": {"max_new_tokens": 8},
+        "iterations": 30,
+        "episodes": 8,
+        "epochs": 2,
+        "minibatches": 2,
+        "learning_rate": 1e-3,
+        "save_every": 3,
+    }
+    path = tmp_path / "ppo.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def align(*arguments, **kwargs):
+    return subprocess.run(
+        [*ALIGN, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False, **kwargs
+    )
+
+
+def metrics(run: Path) -> str:
+    return (run / "metrics.jsonl").read_text()
+
+
+def test_kill_9_and_resume_equal_an_unbroken_run(config_file, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = align("ppo", "-c", config_file, f"run={whole}")
+    assert done.returncode == 0, done.stderr
+
+    process = subprocess.Popen(
+        [*ALIGN, "ppo", "-c", str(config_file), f"run={broken}"], stderr=subprocess.DEVNULL
+    )
+    while not saved_steps(broken / "checkpoints"):
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(0.02)
+    time.sleep(0.1)  # somewhere in an iteration, or in the next checkpoint
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(metrics(broken).splitlines()) < 30
+
+    resumed = align("ppo", "-c", config_file, f"run={broken}", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert metrics(broken) == metrics(whole)
+    for run in (whole, broken):
+        assert len(metrics(run).splitlines()) == 30
+        assert saved_steps(run / "checkpoints") == [27, 30]
+    adapter = "model/adapter_model.safetensors"
+    assert (whole / adapter).read_bytes() == (broken / adapter).read_bytes()
+
+
+def test_what_is_refused(config_file, tmp_path, tiny_model, reward_folder):
+    run = tmp_path / "run"
+    short = ("ppo", "-c", config_file, f"run={run}", "iterations=1")
+    assert align(*short).returncode == 0
+    again = align(*short)
+    assert again.returncode == 1
+    assert "already exists" in again.stderr
+    assert "--resume" in again.stderr
+    other = align(*short, "--resume", "learning_rate=0.5")
+    assert other.returncode == 2
+    assert "learning_rate changed" in other.stderr
+    not_a_policy = align("ppo", "-c", config_file, f"run={tmp_path / 'x'}", f"policy.path={reward_folder}")
+    assert not_a_policy.returncode == 1
+    assert "is a reward model" in not_a_policy.stderr
+    not_a_reward = align("ppo", "-c", config_file, f"run={tmp_path / 'y'}", f"reward={tiny_model}")
+    assert not_a_reward.returncode == 1
+    assert "no score head" in not_a_reward.stderr or "reward.json" in not_a_reward.stderr
+    long = align("ppo", "-c", config_file, f"run={tmp_path / 'z'}", "sampling.max_new_tokens=255")
+    assert long.returncode == 1
+    assert "no prompt fits" in long.stderr
+    for refused in (again, other, not_a_policy, not_a_reward, long):
+        assert "Traceback" not in refused.stderr
+        assert len(refused.stderr.strip().splitlines()[-1]) > 20
+
+
+def test_the_plan_starts_nothing(config_file, tmp_path):
+    planned = align("ppo", "-c", config_file, f"run={tmp_path / 'planned'}", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    plan = yaml.safe_load(planned.stdout)
+    assert plan["lam"] == 0.95
+    assert "# optimizer steps: 120" in planned.stdout
+    assert not (tmp_path / "planned").exists()
