@@ -196,12 +196,12 @@ class Judgement(Base):
 
 
 class ImportBatch(Base):
-    """An import that came to its end: what was found, added and rejected, by the hash of the rows it read."""
+    """An import that came to its end: what was found, added and rejected."""
 
     __tablename__ = "import_batch"
     id: Mapped[int] = mapped_column(primary_key=True)
-    content_hash: Mapped[str] = mapped_column(String(64), unique=True)
-    path: Mapped[str] = mapped_column(Text)
+    content_hash: Mapped[str] = mapped_column(String(64), default="")  # SHA-256 of a file's bytes
+    path: Mapped[str] = mapped_column(Text)  # or the hub's name of it
     format: Mapped[str] = mapped_column(String(64))
     counts: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -75,7 +75,7 @@ def different_sides(completions: Sequence[NewCompletion]) -> list[NewCompletion]
 def insert_new_comparisons(
     session: Session, new: dict[str, tuple[NewComparison, str, list[NewCompletion]]]
 ) -> dict[str, int]:
-    prompts = insert_prompts(
+    prompts, _ = insert_prompts(
         session, {group: (comparison.prompt, comparison.meta) for comparison, group, _ in new.values()}
     )
     completions = insert_completions(
@@ -110,7 +110,7 @@ def insert_answers(session: Session, batch: Sequence[NewAnswer]) -> int:
         check_prompt(answer.prompt)
         check_completion(answer.completion.messages)
     groups = [prompt_hash(answer.prompt) for answer in batch]
-    prompts = insert_prompts(session, {g: (a.prompt, a.meta) for g, a in zip(groups, batch, strict=True)})
+    prompts, _ = insert_prompts(session, {g: (a.prompt, a.meta) for g, a in zip(groups, batch, strict=True)})
     pairs = [(prompts[group], answer.completion) for group, answer in zip(groups, batch, strict=True)]
     before = completion_ids(session, [(prompt, side_hash(side)) for prompt, side in pairs])
     ids = insert_completions(session, pairs)
@@ -121,12 +121,12 @@ def insert_answers(session: Session, batch: Sequence[NewAnswer]) -> int:
 
 def insert_prompts(
     session: Session, prompts: dict[str, tuple[Sequence[Message], dict[str, Any] | None]]
-) -> dict[str, int]:
-    """Ids of the prompts by their hash; those that are not there yet are added."""
+) -> tuple[dict[str, int], int]:
+    """Ids of the prompts by their hash, and how many were new and are added."""
     ids = ids_by(session, Prompt, Prompt.hash, prompts)
     new = {key: value for key, value in prompts.items() if key not in ids}
     rows = [{"hash": key, "messages": list(m), "meta": meta or {}} for key, (m, meta) in new.items()]
-    return ids | dict(zip(new, insert_rows(session, Prompt, rows), strict=True))
+    return ids | dict(zip(new, insert_rows(session, Prompt, rows), strict=True)), len(new)
 
 
 def insert_completions(session: Session, sides: Sequence[tuple[int, NewCompletion]]) -> list[int]:

@@ -35,7 +35,6 @@ def upgrade() -> None:
         sa.Column("counts", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_import_batch")),
-        sa.UniqueConstraint("content_hash", name=op.f("uq_import_batch_content_hash")),
     )
     op.create_table(
         "judge_call",
