@@ -57,7 +57,7 @@ class RunProgress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        from alignment.cli.console import progress_bar
+        from alignment.console import progress_bar
 
         self.advance = self.bar.enter_context(progress_bar(self.what, state.max_steps))
         self.advance(state.global_step)

@@ -18,8 +18,8 @@ class RewardConfig(BaseModel):
     learning_rate: float = Field(1e-4, gt=0, description="peak rate; use about 1e-5 for full tuning")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
     batch_size: int = Field(32, ge=1, description="pairs in an optimizer step")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="pairs in a forward pass, to save memory; none: the whole batch"
+    microbatch: int = Field(
+        8, ge=1, description="pairs a forward, at most; a matter of memory and speed only"
     )
     max_length: int = Field(
         1024,
@@ -36,8 +36,12 @@ class RewardConfig(BaseModel):
 
     @model_validator(mode="after")
     def _whole_accumulation(self) -> Self:
-        if self.batch_size % (self.micro_batch_size or self.batch_size):
+        if self.batch_size % self.pairs_a_forward:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}"
+                f"batch_size ({self.batch_size}) must be a multiple of microbatch ({self.microbatch})"
             )
         return self
+
+    @property
+    def pairs_a_forward(self) -> int:
+        return min(self.microbatch, self.batch_size)

@@ -56,16 +56,24 @@ class LearnedScorer:
             card = RewardCard.read(Path(folder))
             self.mean, self.std = card.score_mean, card.score_std
 
+    @property
+    def context(self) -> int:
+        """The longest conversation that the model takes, in tokens."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+
     def score(self, conversations: Sequence[Conversation], progress: Progress | None = None) -> list[float]:
         """One score a conversation, in order. Raises RewardError on NaN or where one is over the context."""
         ids = [conversation_ids(self.tokenizer, c) for c in conversations]
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        over = [len(i) for i in ids if limit and len(i) > limit]
+        over = [len(i) for i in ids if len(i) > self.context]
         if over:
             raise RewardError(
-                f"{len(over)} of {len(ids)} conversations exceed the reward model's context of {limit} tokens "
-                f"(the longest has {max(over)}): shorten prompts or answers"
+                f"{len(over)} of {len(ids)} conversations exceed the reward model's context of {self.context} "
+                f"tokens (the longest has {max(over)}): shorten prompts or answers"
             )
+        return self.score_tokens(ids, progress)
+
+    def score_tokens(self, ids: Sequence[Sequence[int]], progress: Progress | None = None) -> list[float]:
+        """Scores of conversations in tokens of this model's own tokenizer and template."""
         raw = score_ids(
             self.model, ids, pad_token_id=self.pad_token_id, batch_tokens=self.batch_tokens, progress=progress
         )

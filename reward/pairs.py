@@ -26,7 +26,7 @@ def tokenize_pairs(
 ) -> Dataset:
     """Adds `chosen_ids` and `rejected_ids`; a pair with a side over `max_length` goes to `reject` instead.
 
-    Weights are scaled to mean 1 over what is kept. Raises RewardError if nothing is.
+    Raises RewardError if nothing is kept.
     """
 
     def tokenize(row: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def tokenize_pairs(
             f"every {split} pair is longer than {max_length} tokens: raise max_length (the longest has "
             f"{max(tokenized['length'], default=0)})"
         )
-    return with_mean_weight_one(tokenized.select(kept))
+    return tokenized.select(kept)
 
 
 def with_mean_weight_one(pairs: Dataset) -> Dataset:

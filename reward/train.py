@@ -17,7 +17,7 @@ from reward.errors import RewardError
 from reward.evaluate import figures_by, pair_figures
 from reward.learned import score_ids
 from reward.model import save
-from reward.pairs import Reject, tokenize_pairs
+from reward.pairs import Reject, tokenize_pairs, with_mean_weight_one
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +56,7 @@ def train_reward(
     if test is not None and len(test):
         held_out = tokenize_pairs(test, tokenizer, config.max_length, split="test", reject=count)
 
-    fit(config, model, tokenizer, pairs, callbacks)
+    fit(config, model, tokenizer, with_mean_weight_one(pairs), callbacks)
 
     card = RewardCard(
         **measure(model, tokenizer, pairs, held_out, batch_tokens=32 * config.max_length),
@@ -84,7 +84,7 @@ def fit(
     from reward.trainer import SoftPairCollator, SoftRewardTrainer
 
     on_gpu = torch.cuda.is_available()
-    micro = config.micro_batch_size or config.batch_size
+    micro = config.pairs_a_forward
     with tempfile.TemporaryDirectory() as scratch:
         arguments = trl.RewardConfig(
             output_dir=scratch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.errors import AlignmentError
+from alignment.models import Dtype
 from alignment.tuning.config import TuningConfig
 
 if TYPE_CHECKING:
@@ -53,6 +54,39 @@ def apply_tuning(model: Any, tuning: TuningConfig, task_type: TaskType) -> Any:
         raise AlignmentError(
             f"tuning.target_modules={tuning.target_modules!r} does not fit this model: {line}"
         ) from error
+
+
+def continue_as_reward(model: Any, adapter: str) -> Any:
+    """`model`, a score head on the base of the policy adapter in folder `adapter`, wrapped in those adapters.
+
+    They and the head go on learning, so that a reward model can start from an adapter-tuned policy and
+    still share the policy's base. Raises AlignmentError if the adapter is no LoRA or touches the old head.
+    """
+    from peft import LoraConfig, PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from peft import TaskType as PeftTask
+
+    config = PeftConfig.from_pretrained(adapter)
+    if not isinstance(config, LoraConfig):
+        raise AlignmentError(f"{adapter} is no LoRA adapter: start the reward model from a whole model")
+    config.task_type, config.modules_to_save, config.inference_mode = PeftTask.SEQ_CLS, ["score"], False
+    wrapped = get_peft_model(model, config)
+    weights = load_peft_weights(adapter, device="cpu")
+    weights["base_model.model.score.weight"] = model.score.weight.detach().clone()
+    outcome = set_peft_model_state_dict(wrapped, weights)
+    if outcome.unexpected_keys:
+        raise AlignmentError(
+            f"the adapter {adapter} tunes {outcome.unexpected_keys[0]}, which a reward model does not have: "
+            "start from a whole model"
+        )
+    return wrapped
+
+
+def training_dtype(dtype: Dtype, tuning: TuningConfig) -> Dtype:
+    """What "auto" means where weights are trained: float32 for full tuning, since small updates vanish in
+    bfloat16 weights (mixed precision still computes in bfloat16 on a GPU); bfloat16 around 4-bit layers."""
+    if dtype != "auto" or tuning.method == "lora":
+        return dtype
+    return "float32" if tuning.method == "full" else "bfloat16"
 
 
 def trainable_share(model: torch.nn.Module) -> float:

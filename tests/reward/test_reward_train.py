@@ -130,7 +130,7 @@ def test_a_weight_of_zero_silences_a_pair(tiny_model: Path, tmp_path: Path) -> N
 def test_the_microbatch_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     data = Dataset.from_list([row(i, weight=1.0 + i % 3, p_chosen=0.6 + 0.05 * (i % 5)) for i in range(16)])
     figures = [
-        train(tiny_model, tmp_path / str(micro), data, pairs(4), micro_batch_size=micro, epochs=1)
+        train(tiny_model, tmp_path / str(micro), data, pairs(4), microbatch=micro, epochs=1)
         for micro in (8, 2)
     ]
     assert figures[0]["score_mean"] == pytest.approx(figures[1]["score_mean"], abs=1e-4)
@@ -158,5 +158,5 @@ def test_all_weights_zero_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_microbatch_that_does_not_divide_the_batch_is_refused() -> None:
-    with pytest.raises(ValidationError, match="no multiple of micro_batch_size 3"):
-        RewardConfig(batch_size=8, micro_batch_size=3)
+    with pytest.raises(ValidationError, match=r"multiple of microbatch \(3\)"):
+        RewardConfig(batch_size=8, microbatch=3)

@@ -1,0 +1,127 @@
+"""`align reward train`: from a config to a reward model in a run folder."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from alignment.console import note
+from alignment.errors import AlignmentError
+from alignment.files import whole_folder
+from alignment.models import (
+    ModelConfig,
+    base_of,
+    four_bit_config,
+    is_adapter,
+    keep_trainable_on_cpu,
+    load_tokenizer,
+    resolve,
+    torch_dtype,
+)
+from alignment.preferences import load_preferences
+from alignment.runs import RunFolder
+from alignment.tuning.config import TuningConfig
+from reward.config import RewardConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class RewardRunConfig(RewardConfig):
+    """`align reward train`: a model learns to score answers from pairs of which one is preferred."""
+
+    run: str = Field(description="run folder, e.g. runs/reward")
+    base: ModelConfig = Field(description="the policy to start from; its head gives way to a score head")
+    data: str = Field(description="snapshot folder, or JSONL or Parquet with prompt, chosen and rejected")
+    tuning: TuningConfig = TuningConfig()
+
+
+def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Train, measure and save; the model lands in `run`/model. Returns the figures of summary.json.
+
+    Raises AlignmentError or RewardError for a run that exists, or data or a base that cannot be used.
+    """
+    from transformers import set_seed
+
+    from alignment.trainer_progress import RunProgress
+    from alignment.tuning.apply import trainable_share
+    from reward.train import train_reward
+
+    data = load_preferences(config.data)
+    run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
+    for row in data.rejects:
+        run.log(row, "rejects.jsonl")
+    set_seed(config.seed)  # new adapters are drawn from the global generator
+    model, tokenizer = load_base(config)
+    with RunProgress(run, "reward") as progress, whole_folder(run.model) as folder:
+        card = train_reward(
+            config,
+            model,
+            tokenizer,
+            data.train,
+            data.test,
+            folder,
+            callbacks=[progress],
+            reject=lambda row: run.log(row, "rejects.jsonl"),
+            data_hash=data.snapshot,
+        )
+    left_out = dict(data.left_out() + Counter(card["left_out"]))
+    for reason, count in left_out.items():
+        note(f"reward: left out {count} pairs: {reason} (listed in {run.path}/rejects.jsonl)")
+    figures = card | card["test"] | {"left_out": left_out, "trainable_share": trainable_share(model)}
+    del figures["test"]
+    run.summarize(figures)
+    return figures
+
+
+def load_base(config: RewardRunConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base with a fresh score head and the weights of `config.tuning` free to train, and its tokenizer."""
+    from alignment.tuning.apply import apply_tuning, continue_as_reward, training_dtype
+    from reward.model import from_base
+
+    path = resolve(config.base.path)
+    four_bit = config.tuning.method == "qlora"
+    if is_adapter(path) and config.tuning.method == "full":
+        raise AlignmentError(
+            f"{path} is an adapter: a reward model goes on with it under tuning.method=lora or qlora; "
+            "for full tuning start from a whole model"
+        )
+    tokenizer = load_tokenizer(path)
+    model = from_base(
+        base_of(path),
+        tokenizer,
+        dtype=torch_dtype(training_dtype(config.base.dtype, config.tuning)),
+        seed=config.seed,
+        quantization_config=four_bit_config() if four_bit else None,
+    )
+    if four_bit:
+        keep_trainable_on_cpu(model)
+    if is_adapter(path):
+        note(f"reward: starting from the adapter {path}, which keeps its own rank and layers")
+        return continue_as_reward(model, path), tokenizer
+    return apply_tuning(model, config.tuning, "SEQ_CLS"), tokenizer
+
+
+def plan(config: RewardRunConfig) -> dict[str, Any]:
+    """Steps, tokens and memory of a run, for --dry-run."""
+    from alignment.footprint import footprint
+
+    data = load_preferences(config.data)
+    size = footprint(
+        config.base.path,
+        config.base.dtype,
+        config.tuning,
+        rows=2 * config.pairs_a_forward,
+        tokens=config.max_length,
+    )
+    return {
+        "base": resolve(config.base.path),
+        "pairs": f"{len(data.train)} to train on, {len(data.test)} held out, {len(data.rejects)} left out",
+        "optimizer steps": math.ceil(config.epochs * math.ceil(len(data.train) / config.batch_size)),
+        "tokens, at most": round(config.epochs * len(data.train)) * 2 * config.max_length,
+        **size.plan(),
+    }
