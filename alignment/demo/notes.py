@@ -69,6 +69,7 @@ CLOSINGS = ("Enjoy your visit!", "We wish you a lovely day!", "See you soon!")
 OPENERS = ("The {name} is a {kind}.", "We suggest the {name}, a {kind}.")
 ASK = "Note for a guest:"
 
+SLOTS = ["name", "kind", *CLAUSES]  # the order in which prompts give facts and references tell them
 SLOT_OF = {tag: slot for slot, tags in CLAUSES.items() for tag in tags}
 SLOT_OF |= dict.fromkeys(NAMES, "name") | dict.fromkeys(KINDS, "kind")
 FACT_OF = {
@@ -133,8 +134,8 @@ def check(prompt: list[Message], answer: str) -> dict[str, float]:
 
 
 def draw_facts(rng: random.Random) -> Facts:
-    slots = rng.sample(list(CLAUSES), rng.randint(*DETAILS))
-    details = {slot: rng.choice(list(CLAUSES[slot])) for slot in slots}
+    drawn = rng.sample(list(CLAUSES), rng.randint(*DETAILS))
+    details = {slot: rng.choice(list(tags)) for slot, tags in CLAUSES.items() if slot in drawn}
     return {"name": rng.choice(NAMES), "kind": rng.choice(KINDS), **details}
 
 
@@ -173,6 +174,7 @@ def mixed_note(facts: Facts, rng: random.Random) -> str:
     if rng.random() < INVENTED:
         slot = rng.choice([slot for slot in CLAUSES if slot not in facts])
         told[slot] = rng.choice(list(CLAUSES[slot]))
+        told = {slot: told[slot] for slot in SLOTS if slot in told}
     ((greets, closes),) = rng.choices(list(MANNERS), weights=list(MANNERS.values()))
     return write(told, rng, greets=greets, closes=closes)
 
