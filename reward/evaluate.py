@@ -57,7 +57,7 @@ def bootstrap_interval(
 def pair_figures(
     chosen: ArrayLike, rejected: ArrayLike, p_chosen: ArrayLike, groups: Sequence[object]
 ) -> Figures:
-    """Accuracy with its 95% interval, ECE, Brier score and mean gap; ties (p_chosen 1/2) are counted apart."""
+    """Accuracy with its 95% interval, ECE, Brier score and mean margin; ties (p_chosen 1/2) are counted apart."""
     chosen, rejected, p = (np.asarray(x, float) for x in (chosen, rejected, p_chosen))
     clear = p != 0.5
     low = high = None
@@ -73,7 +73,7 @@ def pair_figures(
         "ties": int((~clear).sum()),
         "ece": calibration_error(chosen, rejected, p),
         "brier": brier(chosen, rejected, p),
-        "gap": float((chosen - rejected).mean()),
+        "margin": float((chosen - rejected).mean()),
     }
 
 

@@ -117,8 +117,8 @@ def test_soft_labels_bound_the_gap(tiny_model: Path, tmp_path: Path) -> None:
     sure = train(tiny_model, tmp_path / "sure", pairs(16), pairs(8), epochs=10)
     soft = train(tiny_model, tmp_path / "soft", pairs(16, p_chosen=0.7), pairs(8), epochs=10)
     # at p = 0.7 the best gap is log(0.7 / 0.3) = 0.85; hard labels know no bound
-    assert soft["test"]["gap"] == pytest.approx(0.85, abs=0.3)
-    assert sure["test"]["gap"] > 2
+    assert soft["test"]["margin"] == pytest.approx(0.85, abs=0.3)
+    assert sure["test"]["margin"] > 2
 
 
 def test_a_weight_of_zero_silences_a_pair(tiny_model: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_microbatch_changes_nothing(tiny_model: Path, tmp_path: Path) -> Non
         for micro in (8, 2)
     ]
     assert figures[0]["score_mean"] == pytest.approx(figures[1]["score_mean"], abs=1e-4)
-    assert figures[0]["test"]["gap"] == pytest.approx(figures[1]["test"]["gap"], abs=1e-4)
+    assert figures[0]["test"]["margin"] == pytest.approx(figures[1]["test"]["margin"], abs=1e-4)
 
 
 def test_long_pairs_are_listed_not_dropped_in_silence(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""`align dpo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from alignment.cli import options
+
+
+def dpo(
+    overrides: options.Overrides = None,
+    config: options.Config = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")
+    ] = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Tune a policy on preference pairs with DPO, hard labels or soft.
+
+    Example: [bold]align dpo --config configs/dpo.yaml data=snapshots/3f2a beta=0.05[/bold]
+    """
+    from alignment.config import load_config, to_yaml
+    from alignment.console import note, print_json, print_plan
+    from alignment.dpo import DPOConfig, plan, train_dpo
+
+    settings = load_config(DPOConfig, config, overrides or [])
+    if dry_run:
+        return print_plan(to_yaml(settings), plan(settings))
+    figures = train_dpo(settings, overwrite=overwrite, resume=resume)
+    if as_json:
+        return print_json(figures)
+    if figures.get("accuracy") is not None:
+        note(
+            "dpo: held-out reward accuracy {accuracy:.3f}, margin {margin:.3f}, {pairs} pairs".format(**figures)
+        )
+    note(f"dpo: {figures['steps']} steps; the policy is in {settings.run}/model")

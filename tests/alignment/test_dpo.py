@@ -1,0 +1,277 @@
+"""DPO on soft labels: equal to TRL where labels are hard; its reference, its run folder, its resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignment.dpo import DPOConfig, build_trainer, plan, prepare, train_dpo
+from alignment.dpo_data import pair_ids, tokenize_pairs
+from alignment.dpo_trainer import SoftDPOTrainer, SoftPairCollator
+from alignment.errors import AlignmentError
+from alignment.models import load_policy, load_tokenizer
+from alignment.preferences import load_preferences
+from alignment.runs import RunFolder
+from alignment.trainer_progress import quiet_arguments
+from alignment.tuning.apply import peft_config
+from alignment.tuning.config import TuningConfig
+
+GOOD, BAD = "thank you, by the river", "no. it is what it is"
+
+
+def row(number: int, chosen: str = GOOD, rejected: str = BAD, **labels: Any) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": f"where is inn {number}?"}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "p_chosen": 1.0,
+        "weight": 1.0,
+        "comparison_id": number,
+    } | labels
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """40 pairs; one has two equal sides, one is far too long."""
+    rows = [row(i, p_chosen=0.95) for i in range(40)]
+    rows[3]["rejected"] = rows[3]["chosen"]
+    rows[4] = row(4, rejected="no " * 150)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def config(tiny_model: Path, pairs: Path, **keys: Any) -> DPOConfig:
+    defaults = {
+        "run": str(pairs.parent / "run"),
+        "policy": {"path": str(tiny_model)},
+        "data": str(pairs),
+        "tuning": {"rank": 4},
+        "learning_rate": 3e-3,
+        "epochs": 3,
+        "batch_size": 8,
+        "microbatch": 8,
+        "max_length": 128,
+    }
+    return DPOConfig(**(defaults | keys))
+
+
+def loss_and_gradient(kind: Any, tiny_model: Path, folder: Path, rows: list[dict[str, Any]]) -> torch.Tensor:
+    """Of one batch, with adapters moved off the reference, as one vector."""
+    tokenizer = load_tokenizer(str(tiny_model))
+    ours = kind is SoftDPOTrainer
+    data = Dataset.from_list(rows)
+    if ours:
+        data = tokenize_pairs(data, tokenizer, 256, split="train", reject=pytest.fail)
+    trainer = kind(
+        model=load_policy(str(tiny_model)),
+        args=trl.DPOConfig(str(folder), precompute_ref_log_probs=ours, beta=0.3, **quiet_arguments()),
+        train_dataset=data,
+        processing_class=tokenizer,
+        data_collator=SoftPairCollator(tokenizer.pad_token_id) if ours else None,
+        peft_config=peft_config(TuningConfig(rank=4), "CAUSAL_LM"),
+    )
+    torch.manual_seed(0)
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()
+    gradient = [w.grad.flatten() for n, w in trainer.model.named_parameters() if "lora_A" in n]
+    return torch.cat([loss.detach()[None], *gradient])
+
+
+def test_hard_labels_equal_trl(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [row(i, chosen=GOOD + "!" * i) for i in range(8)]
+    ours = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, rows)
+    theirs = loss_and_gradient(trl.DPOTrainer, tiny_model, tmp_path, rows)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert abs(theirs[0].item() - 0.6931) > 1e-3  # the adapters did move it off log 2
+    assert theirs[1:].abs().max() > 1e-3
+
+
+def test_a_swapped_pair_at_p_zero_equals_the_pair(tiny_model: Path, tmp_path: Path) -> None:
+    there = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, [row(i) for i in range(8)])
+    swapped = [row(i, chosen=BAD, rejected=GOOD, p_chosen=0.0) for i in range(8)]
+    assert torch.allclose(there, loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, swapped), atol=1e-6)
+
+
+def test_weights_scale_pairs(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [row(i) for i in range(4)]
+    plain = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, rows)
+    double = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, [r | {"weight": 2.0} for r in rows])
+    assert torch.allclose(2 * plain, double, atol=1e-5)
+
+
+def test_pair_ids_split_where_the_answer_begins(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    one = row(1)
+    ids = pair_ids(tokenizer, one["prompt"], one["chosen"], one["rejected"])
+    assert tokenizer.decode(ids["prompt_ids"]) == "<|user|>where is inn 1?<|end|><|assistant|>"
+    assert tokenizer.decode(ids["chosen_ids"]) == GOOD + "<|end|>"
+    assert tokenizer.decode(ids["rejected_ids"]) == BAD + "<|end|>"
+
+
+def test_a_template_that_ends_a_lone_prompt_otherwise(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<|assistant|>{% endif", "<|assistant|>think{% endif"
+    )
+    one = row(1)
+    ids = pair_ids(tokenizer, one["prompt"], one["chosen"], one["rejected"])
+    assert tokenizer.decode(ids["prompt_ids"]) == "<|user|>where is inn 1?<|end|><|assistant|>"
+    assert tokenizer.decode(ids["chosen_ids"]) == GOOD + "<|end|>"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_it_learns_and_saves(tiny_model: Path, pairs: Path, method: str) -> None:
+    settings = config(tiny_model, pairs, tuning={"method": method, "rank": 4})
+    figures = train_dpo(settings)
+    assert figures["accuracy"] == 1.0
+    assert figures["margin"] > 0.3
+    assert figures["left_out"] == {"both sides are the same": 1, "longer than 128 tokens": 1}
+    run = Path(settings.run)
+    assert len((run / "rejects.jsonl").read_text().splitlines()) == 2
+    assert json.loads((run / "summary.json").read_text()) == figures
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] == pytest.approx(0.6931, abs=0.01)  # the policy is its reference at first
+    assert rows[0]["loss"] > rows[-2]["loss"]
+    assert not any("runtime" in key or "per_second" in key for r in rows for key in r)
+    assert "train_steps_per_second" in (run / "timings.jsonl").read_text()
+
+    # the model as saved prefers the good answer by the margin that was reported
+    policy, reference = load_policy(str(run)), load_policy(str(tiny_model))
+    assert isinstance(policy, PeftModel) == (method == "lora")
+    test = load_preferences(pairs).test
+    margins = []
+    for pair in test:
+        ids = pair_ids(load_tokenizer(str(run)), pair["prompt"], pair["chosen"], pair["rejected"])
+        ratio = {
+            side: answer_logprob(policy, ids, side) - answer_logprob(reference, ids, side)
+            for side in ("chosen", "rejected")
+        }
+        margins.append(0.1 * (ratio["chosen"] - ratio["rejected"]))
+    assert sum(margins) / len(margins) == pytest.approx(figures["margin"], abs=1e-3)
+
+
+def answer_logprob(model: Any, ids: dict[str, list[int]], side: str) -> float:
+    tokens = torch.tensor([ids["prompt_ids"] + ids[f"{side}_ids"]])
+    with torch.no_grad():
+        logprobs = model(tokens).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])
+    return float(logprobs[len(ids["prompt_ids"]) - 1 :].sum())
+
+
+def test_soft_labels_bound_the_margin(tiny_model: Path, tmp_path: Path) -> None:
+    margins = []
+    for p in (1.0, 0.6):
+        path = tmp_path / f"{p}.jsonl"
+        path.write_text("".join(json.dumps(row(i, p_chosen=p)) + "\n" for i in range(40)))
+        margins.append(
+            train_dpo(
+                config(
+                    tiny_model, path, run=str(tmp_path / f"run{p}"), epochs=6, learning_rate=1e-2, beta=1.0
+                )
+            )["margin"]
+        )
+    assert margins[1] == pytest.approx(0.405, abs=0.3)  # log(0.6 / 0.4)
+    assert margins[0] > 2
+
+
+def test_the_microbatch_changes_nothing(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    margins = [
+        train_dpo(config(tiny_model, pairs, run=str(tmp_path / str(micro)), microbatch=micro))["margin"]
+        for micro in (8, 2)
+    ]
+    assert margins[0] == pytest.approx(margins[1], rel=1e-3)
+
+
+def test_going_on_with_an_adapter_refers_to_that_adapter(
+    tiny_model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    start = get_peft_model(load_policy(str(tiny_model)), peft_config(TuningConfig(rank=2), "CAUSAL_LM"))
+    for name, weight in start.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    start.save_pretrained(tmp_path / "sft")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "sft")
+    settings = config(tiny_model, pairs, policy={"path": str(tmp_path / "sft")})
+    figures = train_dpo(settings)
+    assert figures["accuracy"] == 1.0
+    run = RunFolder(Path(settings.run))
+    assert run.rows()[0]["loss"] == pytest.approx(0.6931, abs=0.01)  # not so against the bare base
+    assert sorted(p.name for p in run.model.iterdir() if p.is_dir()) == []  # one adapter, the trained one
+    with pytest.raises(AlignmentError, match="for full tuning start from a whole model"):
+        train_dpo(
+            config(tiny_model, pairs, policy={"path": str(tmp_path / "sft")}, tuning={"method": "full"}),
+            overwrite=True,
+        )
+
+
+def test_pad_equal_to_eos_does_not_hide_the_end(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "base")
+    margins = [
+        train_dpo(config(tiny_model, pairs, policy={"path": str(base)}, run=str(tmp_path / name)))["margin"]
+        for name, base in (("a", tiny_model), ("b", tmp_path / "base"))
+    ]
+    assert margins[0] == pytest.approx(margins[1], abs=1e-6)
+
+
+def test_a_resumed_run_equals_an_unbroken_one(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    whole = config(tiny_model, pairs, run=str(tmp_path / "whole"), save_every=5)
+    figures = train_dpo(whole)
+    broken = config(tiny_model, pairs, run=str(tmp_path / "broken"), save_every=5)
+    train_dpo(broken)
+    run = RunFolder(tmp_path / "broken")
+    steps = sorted(int(p.name.partition("-")[2]) for p in run.checkpoints.glob("checkpoint-*"))
+    assert steps == [10, 14]
+    # killed while writing its last checkpoint: what there is of it has no end
+    (run.checkpoints / "checkpoint-14" / "trainer_state.json").write_text('{"global_st')
+    shutil.rmtree(run.model)
+    assert train_dpo(broken, resume=True) == figures
+    without_total = [{k: v for k, v in r.items() if k != "train_loss"} for r in run.rows()]
+    assert without_total == [
+        {k: v for k, v in r.items() if k != "train_loss"} for r in RunFolder(tmp_path / "whole").rows()
+    ]
+    with pytest.raises(AlignmentError, match="the config differs"):
+        train_dpo(config(tiny_model, pairs, run=str(tmp_path / "broken"), beta=0.5), resume=True)
+
+
+def test_what_cannot_be_done_is_said(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(AlignmentError, match="max_length=512 exceeds the policy's context of 256"):
+        train_dpo(config(tiny_model, pairs, max_length=512))
+    with pytest.raises(AlignmentError, match="already exists"):
+        train_dpo(config(tiny_model, pairs))
+    with pytest.raises(AlignmentError, match="no train pair is left at max_length=8"):
+        train_dpo(config(tiny_model, pairs, max_length=8), overwrite=True)
+    classifier = AutoModelForCausalLM.from_pretrained(tiny_model).config
+    classifier.architectures = ["LlamaForSequenceClassification"]
+    shutil.copytree(tiny_model, tmp_path / "rm")
+    classifier.save_pretrained(tmp_path / "rm")
+    with pytest.raises(AlignmentError, match="is a reward model"):
+        train_dpo(config(tiny_model, pairs, policy={"path": str(tmp_path / "rm")}), overwrite=True)
+
+
+def test_the_plan(tiny_model: Path, pairs: Path) -> None:
+    settings = config(tiny_model, pairs)
+    planned = plan(settings)
+    data = load_preferences(pairs)
+    assert planned["optimizer steps"] == round(3 * len(data.train) / 8)
+    run = RunFolder.create(Path(settings.run), settings)
+    tokenizer = load_tokenizer(str(tiny_model))
+    trainer = build_trainer(settings, tokenizer, *prepare(settings, data, tokenizer, run)[:2], run)
+    assert (
+        abs(trainer.args.max_steps - planned["optimizer steps"]) <= 1
+    )  # the plan has not seen the long pair
