@@ -68,7 +68,8 @@ def write(path: Path, writer: Callable[[Path, Iterable[Row]], int], rows: Iterab
     except OSError as error:
         raise LabelingError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        aside.unlink(missing_ok=True)
+        if aside.exists():
+            aside.unlink()
     return count
 
 

@@ -41,7 +41,7 @@ def check_messages(messages: Sequence[Any], what: str) -> None:
         if not isinstance(message["content"], str):
             raise LabelingError(f"the content of a {what}'s {message['role']} message is not text")
         if not is_unicode(message["content"]):
-            raise LabelingError(f"a {message['role']} message of the {what} holds invalid UTF-8")
+            raise LabelingError(f"the {what}'s {message['role']} message holds invalid UTF-8")
 
 
 def is_unicode(text: str) -> bool:

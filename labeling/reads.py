@@ -81,8 +81,8 @@ def effective() -> Any:
     return ~exists().where(later.supersedes_id == Label.id)
 
 
-def read_labels(connection: Connection) -> Iterator[LabelView]:
-    """Every effective label, in order of comparison and then of time."""
+def read_labels(connection: Connection, comparisons: Sequence[int] | None = None) -> Iterator[LabelView]:
+    """Every effective label (on these few comparisons only), in order of comparison and then of time."""
     query = (
         select(
             Label.id,
@@ -104,6 +104,8 @@ def read_labels(connection: Connection) -> Iterator[LabelView]:
         .order_by(Label.comparison_id, Label.id)
         .limit(PAGE)
     )
+    if comparisons is not None:
+        query = query.where(Label.comparison_id.in_(comparisons))
     last = (0, 0)
     while True:
         after = tuple_(Label.comparison_id, Label.id) > tuple_(*last)

@@ -172,7 +172,7 @@ class Store:
         names another label, or a correction of a label that is another's or corrected already.
         """
         with self.begin() as session:
-            return [label for page in pages(labels) for label, _ in insert_labels(session, page)]
+            return [label for page in pages(labels) for label in insert_labels(session, page)]
 
     def effective_labels(self) -> Iterator[LabelView]:
         """The labels that nothing supersedes, in order of comparison and then of time, as of one moment."""

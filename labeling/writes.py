@@ -179,8 +179,8 @@ def insert_rows_only(session: Session, table: Any, rows: list[dict[str, Any]]) -
         session.execute(insert(table), rows)
 
 
-def insert_labels(session: Session, labels: Sequence[NewLabel]) -> list[tuple[int, bool]]:
-    """Adds labels; for each its id and whether it is new. A known idempotency key gives the row it named.
+def insert_labels(session: Session, labels: Sequence[NewLabel]) -> list[int]:
+    """Adds labels; their ids. A known idempotency key gives the row that it names already.
 
     Raises LabelingError for a verdict that cannot be, an unknown comparison or annotator, a key that already
     names another label, or a correction of a label that is not there, is another's, or is corrected already.
@@ -198,16 +198,17 @@ def insert_labels(session: Session, labels: Sequence[NewLabel]) -> list[tuple[in
         except IntegrityError as error:
             raise LabelingError(f"label not recorded: {explain(error)}") from None
     after = labels_by_key(session, labels)
-    results = []
+    ids = []
     for label in labels:
         found, comparison, annotator = after[label.idempotency_key]
         if (comparison, annotator) != (label.comparison_id, label.annotator_id):
             raise LabelingError(f"idempotency key {label.idempotency_key!r} already names another label")
-        results.append((found, new.pop(label.idempotency_key, None) is not None))
-    return results
+        ids.append(found)
+    return ids
 
 
 def labels_by_key(session: Session, labels: Sequence[NewLabel]) -> dict[str, tuple[int, int, int]]:
+    """(id, comparison, annotator) by idempotency key, of those that are in the store."""
     keys = [label.idempotency_key for label in labels]
     rows = session.execute(
         select(Label.idempotency_key, Label.id, Label.comparison_id, Label.annotator_id).where(

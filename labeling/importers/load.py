@@ -24,26 +24,22 @@ from labeling.hashing import comparison_key, completion_hash, content_hash, prom
 from labeling.importers.formats import Format, columns_format, find_format, recognise
 from labeling.importers.read import SUFFIXES, Raw, read_rows
 from labeling.importers.records import Answer, Item, Pair, Question, Unfit, keepable
+from labeling.importers.report import ImportReport
 from labeling.messages import check_completion, check_prompt, is_empty
 from labeling.reads import pages
 from labeling.schema import ComparisonSide, Completion, ImportBatch
 from labeling.store import Store
 from labeling.views import Message, NewAnswer, NewComparison, NewCompletion, NewLabel, Verdict
-from labeling.writes import insert_answers, insert_comparisons, insert_labels, insert_prompts, take_turns
+from labeling.writes import (
+    insert_answers,
+    insert_comparisons,
+    insert_labels,
+    insert_prompts,
+    labels_by_key,
+    take_turns,
+)
 
 SAMPLE = 50  # rows that decide on the format
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What an import found. rows = added + duplicate + rejected."""
-
-    format: str
-    why: str
-    counts: dict[str, int]  # rows, added, duplicate, rejected; and what was added, by kind
-    reasons: dict[str, int]  # of the rejected rows
-    rejects_path: Path | None  # JSON lines {row, reason, raw}; None if nothing was rejected
-    not_kept: list[str]  # columns that mean nothing here and hold more than plain values
 
 
 @dataclass
@@ -225,13 +221,15 @@ def add_pairs(session: Session, pairs: Sequence[Pair], annotator: int) -> Counte
         as_label(pair, comparison, first_sides[comparison], annotator)
         for pair, comparison in zip(pairs, ids, strict=True)
     ]
-    new = [is_new for _, is_new in insert_labels(session, labels)]
+    known = labels_by_key(session, labels)  # perhaps under another file's name
+    new = {label.idempotency_key: label for label in labels if label.idempotency_key not in known}
+    insert_labels(session, list(new.values()))
     return Counter(
         comparisons=sum(one.outcome == "added" for one in added),
-        labels=sum(new),
-        ties=sum(is_new and pair.tie for is_new, pair in zip(new, pairs, strict=True)),
-        added=sum(new),
-        duplicate=len(pairs) - sum(new),
+        labels=len(new),
+        ties=sum(label.verdict == "tie" for label in new.values()),
+        added=len(new),
+        duplicate=len(pairs) - len(new),
     )
 
 

