@@ -14,6 +14,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment.checkpoints import saved_steps
+from alignment.cli import run
 from reward.card import RewardCard
 
 ALIGN = [sys.executable, "-c", "from alignment.cli import main; main()"]
@@ -59,8 +60,8 @@ def align(*arguments, **kwargs):
     )
 
 
-def metrics(run: Path) -> str:
-    return (run / "metrics.jsonl").read_text()
+def metrics(folder: Path) -> str:
+    return (folder / "metrics.jsonl").read_text()
 
 
 def test_kill_9_and_resume_equal_an_unbroken_run(config_file, tmp_path):
@@ -82,42 +83,52 @@ def test_kill_9_and_resume_equal_an_unbroken_run(config_file, tmp_path):
     resumed = align("ppo", "-c", config_file, f"run={broken}", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert metrics(broken) == metrics(whole)
-    for run in (whole, broken):
-        assert len(metrics(run).splitlines()) == 30
-        assert saved_steps(run / "checkpoints") == [27, 30]
+    for folder in (whole, broken):
+        assert len(metrics(folder).splitlines()) == 30
+        assert saved_steps(folder / "checkpoints") == [27, 30]
     adapter = "model/adapter_model.safetensors"
     assert (whole / adapter).read_bytes() == (broken / adapter).read_bytes()
 
 
-def test_what_is_refused(config_file, tmp_path, tiny_model, reward_folder):
-    run = tmp_path / "run"
-    short = ("ppo", "-c", config_file, f"run={run}", "iterations=1")
-    assert align(*short).returncode == 0
-    again = align(*short)
-    assert again.returncode == 1
-    assert "already exists" in again.stderr
-    assert "--resume" in again.stderr
-    other = align(*short, "--resume", "learning_rate=0.5")
-    assert other.returncode == 2
-    assert "learning_rate changed" in other.stderr
-    not_a_policy = align("ppo", "-c", config_file, f"run={tmp_path / 'x'}", f"policy.path={reward_folder}")
-    assert not_a_policy.returncode == 1
-    assert "is a reward model" in not_a_policy.stderr
-    not_a_reward = align("ppo", "-c", config_file, f"run={tmp_path / 'y'}", f"reward={tiny_model}")
-    assert not_a_reward.returncode == 1
-    assert "no score head" in not_a_reward.stderr or "reward.json" in not_a_reward.stderr
-    long = align("ppo", "-c", config_file, f"run={tmp_path / 'z'}", "sampling.max_new_tokens=255")
-    assert long.returncode == 1
-    assert "no prompt fits" in long.stderr
-    for refused in (again, other, not_a_policy, not_a_reward, long):
-        assert "Traceback" not in refused.stderr
-        assert len(refused.stderr.strip().splitlines()[-1]) > 20
+@pytest.fixture
+def refusal(capsys):
+    """Runs `align` in this process; returns its exit code and the last line it printed."""
+
+    def refuse(*arguments):
+        code = run([str(a) for a in arguments])
+        printed = capsys.readouterr().err
+        assert "Traceback" not in printed
+        return code, printed.strip().splitlines()[-1]
+
+    return refuse
 
 
-def test_the_plan_starts_nothing(config_file, tmp_path):
-    planned = align("ppo", "-c", config_file, f"run={tmp_path / 'planned'}", "--dry-run")
-    assert planned.returncode == 0, planned.stderr
-    plan = yaml.safe_load(planned.stdout)
-    assert plan["lam"] == 0.95
-    assert "# optimizer steps: 120" in planned.stdout
+def test_what_is_refused(config_file, tmp_path, tiny_model, reward_folder, refusal):
+    once = ("ppo", "-c", config_file, f"run={tmp_path / 'run'}", "iterations=1")
+    assert run([str(a) for a in once]) == 0
+    code, line = refusal(*once)
+    assert code == 1
+    assert "already exists" in line
+    assert "--resume" in line
+    code, line = refusal(*once, "--resume", "learning_rate=0.5")
+    assert code == 2
+    assert "learning_rate changed" in line
+
+    new = ("ppo", "-c", config_file)
+    code, line = refusal(*new, f"run={tmp_path / 'x'}", f"policy.path={reward_folder}")
+    assert code == 1
+    assert "is a reward model" in line
+    code, line = refusal(*new, f"run={tmp_path / 'y'}", f"reward={tiny_model}")
+    assert code == 1
+    assert "reward.json" in line or "score head" in line
+    code, line = refusal(*new, f"run={tmp_path / 'z'}", "sampling.max_new_tokens=255")
+    assert code == 1
+    assert "no prompt fits" in line
+
+
+def test_the_plan_starts_nothing(config_file, tmp_path, capsys):
+    assert run(["ppo", "-c", str(config_file), f"run={tmp_path / 'planned'}", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["lam"] == 0.95
+    assert "# optimizer steps: 120" in printed
     assert not (tmp_path / "planned").exists()
