@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -53,7 +54,8 @@ class JudgeClient:
 
         self._config = config
         self._key = read_key(config)
-        timeout = openai.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, config.timeout_seconds))
+        # only for connecting: the library's other limits are for each piece of a reply, ours is for the whole
+        timeout = openai.Timeout(None, connect=min(CONNECT_SECONDS, config.timeout_seconds))
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
             # without a key of its own the client would send OPENAI_API_KEY's to whatever endpoint this is
@@ -76,9 +78,13 @@ class JudgeClient:
         """The reply's JSON as it came ({"unreadable": text} if it is no JSON object). Raises CallFailed."""
         import openai
 
+        seconds = self._config.timeout_seconds
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(**body)
+            async with asyncio.timeout(seconds):
+                raw = await self._client.chat.completions.with_raw_response.create(**body)
             text = self._without_key(raw.text)
+        except TimeoutError:
+            raise CallFailed(f"no reply within {seconds:g} s", then="retry", paid="perhaps") from None
         except openai.OpenAIError as error:
             raise self._explain(error) from None
         try:
@@ -104,9 +110,6 @@ class JudgeClient:
                 "is the server running, and the address right?",
                 then="unreachable",
             )
-        if isinstance(error, openai.APITimeoutError):
-            seconds = self._config.timeout_seconds
-            return CallFailed(f"no reply within {seconds:g} s", then="retry", paid="perhaps")
         if isinstance(error, openai.APIConnectionError):
             return CallFailed(
                 f"connection lost ({error.__cause__ or cause})".rstrip(), then="retry", paid="perhaps"

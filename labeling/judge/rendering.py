@@ -6,14 +6,12 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from labeling.errors import LabelingError
-
-Message = dict[str, Any]  # {"role": ..., "content": ...}
+from labeling.views import Message
 
 VARIABLES = ("prompt", "answer_a", "answer_b")
 # A judged text may hold something that reads as one of our tags, perhaps with invisible or full-width
@@ -29,7 +27,7 @@ def fenced(name: str, text: str) -> str:
 def as_text(messages: Sequence[Message]) -> str:
     """A conversation as one text: the content alone if there is one message, else "role: content" turns."""
     if len(messages) == 1:
-        return str(messages[0]["content"])
+        return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
@@ -77,6 +75,6 @@ def judge_messages(
             answer_a=fenced("answer_a", as_text(first)),
             answer_b=fenced("answer_b", as_text(second)),
         )
-    except TemplateError as error:
-        raise LabelingError(f"judge prompt: {error.message}") from None
+    except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        raise LabelingError(f"judge prompt: {' '.join(str(error).split())}") from None
     return [{"role": "user", "content": content}]

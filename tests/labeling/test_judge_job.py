@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 import pytest
@@ -52,7 +53,7 @@ def rows(store, table):
 
 
 @contextmanager
-def answering(status: int, body: bytes):
+def answering(status: int, body: bytes, seconds_per_byte: float = 0.0):
     """A server with one answer to everything; yields its base_url and what was asked."""
     asked = []
 
@@ -64,7 +65,13 @@ def answering(status: int, body: bytes):
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(said)))
             self.end_headers()
-            self.wfile.write(said)
+            if not seconds_per_byte:
+                self.wfile.write(said)
+                return
+            with suppress(ConnectionError):
+                for byte in said:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(seconds_per_byte)
 
         def log_message(self, *_):
             pass
@@ -148,6 +155,17 @@ def test_every_fault_is_retried_or_accounted_for(store):
     assert states["failed"] == report.calls.failed == log.faults["rate_limited"] + log.faults["server_error"]
     assert states["uncertain"] == report.calls.uncertain == log.faults["cut"] + log.faults["slow"]
     assert states["answered"] == len({call.key for call in calls}) == 48
+
+
+def test_a_reply_that_trickles_in_is_given_up_in_time(sqlite_store):
+    fill(sqlite_store, 1)
+    with answering(200, b" " * 40, seconds_per_byte=0.05) as (url, asked):
+        judge = JudgeConfig(base_url=url, model="m", timeout_seconds=0.3, max_attempts=1)
+        started = time.monotonic()
+        report = run_judge(sqlite_store, judge)
+        assert time.monotonic() - started < 1.5
+    assert (report.outcomes, report.calls.uncertain, len(asked)) == ({"api_error": 1}, 2, 2)
+    assert {call.error for call in rows(sqlite_store, JudgeCall)} == {"no reply within 0.3 s"}
 
 
 def test_retry_after_is_honoured(sqlite_store):

@@ -73,6 +73,7 @@ def test_jinja_in_judged_text_is_not_run():
         ("{{ answer_a }} or what?", "never uses 'answer_b'"),
         ("{{ answer_a }}\n{% if %}", "line 2"),
         ("{{ answer_a.secret.deep }} {{ answer_b }}", "no attribute 'secret'"),
+        ("{{ answer_a + 1 }} {{ answer_b }}", "judge prompt: can only concatenate"),
     ],
 )
 def test_a_template_that_will_not_do(tmp_path, source, complaint):
