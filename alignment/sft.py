@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,19 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from alignment.config import Section
+from alignment.config import Section, to_yaml
 from alignment.console import note
 from alignment.errors import AlignmentError
-from alignment.files import whole_folder, write_text
-from alignment.models import (
-    ModelConfig,
-    base_of,
-    from_pretrained,
-    is_adapter,
-    load_policy,
-    load_tokenizer,
-    resolve,
-)
+from alignment.files import whole_folder
+from alignment.models import ModelConfig, context_length, is_adapter, load_policy, load_tokenizer, resolve
 from alignment.prompts import read_rows
 from alignment.runs import RunFolder
 from alignment.scratch import ScratchConfig, llama_config, new_model, train_tokenizer
@@ -33,7 +26,7 @@ from alignment.sft_data import Dropped, Encoded, encode, read_examples
 from alignment.tuning.config import TuningConfig
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
     from trl import SFTTrainer
 
 
@@ -57,6 +50,7 @@ class SFTConfig(Section):
     learning_rate: float = Field(1e-4, gt=0, description="peak; LoRA likes 1e-4, full tuning 1e-5")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
     max_length: int = Field(1024, ge=8, description="tokens; longer examples are left out and counted")
+    save_every: int = Field(500, ge=1, description="optimizer steps between checkpoints for --resume")
 
     @model_validator(mode="after")
     def consistent(self) -> SFTConfig:
@@ -87,25 +81,60 @@ class SFTData:
     dropped: list[Dropped]
 
 
-def train_sft(config: SFTConfig, *, overwrite: bool = False) -> dict[str, Any]:
-    """Runs SFT; the model lands in `run`/model. Returns the figures of summary.json.
+def train_sft(config: SFTConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+    """Train, measure the held-out loss and save; the model lands in `run`/model.
 
-    Raises AlignmentError for a run that exists, data that cannot be read or holds nothing to train on.
+    Returns the figures of summary.json. Raises AlignmentError for anything that the user can mend.
     """
     from transformers import set_seed
 
+    from alignment.trainer_resume import last_checkpoint, refuse_other_config, rewind
+
     rows = read_data(config)
-    run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
-    set_seed(config.seed)
-    with TemporaryDirectory() as start:
-        if config.scratch:
-            new_model(config.scratch, texts_of(rows), Path(start) / "new", config.seed)
-        model = config.model or ModelConfig(path=str(Path(start) / "new"))
+    if resume and Path(config.run).exists():
+        run = RunFolder(Path(config.run))
+        refuse_other_config(run, to_yaml(config))
+    else:
+        run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
+    set_seed(config.seed)  # new adapters are drawn from the global generator
+    with start(config, rows) as model:
         tokenizer = load_tokenizer(model.path)
         data = prepare(config, rows, tokenizer)
-        report_dropped(run, data.dropped)
+        record_left_out(run, data.dropped)
         trainer = build_trainer(config, model, tokenizer, data, run)
-    return train(trainer, tokenizer, data, run)
+    checkpoint = last_checkpoint(run) if resume else None
+    if resume:
+        rewind(run, checkpoint)
+        note(
+            f"sft: {f'continuing from {checkpoint}' if checkpoint else 'no checkpoint yet: from the beginning'}"
+        )
+    figures = fit(trainer, run, checkpoint) | {
+        "examples": len(data.train),
+        "held_out": len(data.held_out),
+        "left_out": dict(Counter(d.reason for d in data.dropped)),
+    }
+    with whole_folder(run.model) as folder:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    run.summarize(figures)
+    return figures
+
+
+@contextmanager
+def start(config: SFTConfig, rows: list[dict[str, Any]], *, weights: bool = True) -> Iterator[ModelConfig]:
+    """The model to start from. A new one lies in a temporary folder, without weights if they are not asked for."""
+    if config.model:
+        yield config.model
+        return
+    shape = config.scratch or ScratchConfig()
+    with TemporaryDirectory() as folder:
+        if weights:
+            new_model(shape, texts_of(rows), Path(folder) / "new", config.seed)
+        else:
+            tokenizer = train_tokenizer(texts_of(rows), shape.vocab_size)
+            tokenizer.save_pretrained(Path(folder) / "new")
+            llama_config(shape, tokenizer).save_pretrained(Path(folder) / "new")
+        yield ModelConfig(path=str(Path(folder) / "new"))
 
 
 def read_data(config: SFTConfig) -> list[dict[str, Any]]:
@@ -140,11 +169,12 @@ def prepare(config: SFTConfig, rows: list[dict[str, Any]], tokenizer: PreTrained
     return SFTData(kept[held_out:], kept[:held_out], dropped)
 
 
-def report_dropped(run: RunFolder, dropped: list[Dropped]) -> None:
+def record_left_out(run: RunFolder, dropped: list[Dropped]) -> None:
+    (run.path / "rejects.jsonl").unlink(missing_ok=True)  # of a run that is now resumed
+    for row in dropped:
+        run.log(asdict(row), "rejects.jsonl")
     for reason, count in Counter(d.reason for d in dropped).items():
-        note(f"sft: left out {count} examples: {reason}")
-    if dropped:
-        write_text(run.path / "dropped.jsonl", "".join(json.dumps(asdict(d)) + "\n" for d in dropped))
+        note(f"sft: left out {count} examples: {reason} (listed in {run.path}/rejects.jsonl)")
 
 
 def build_trainer(
@@ -156,11 +186,27 @@ def build_trainer(
     from trl import SFTTrainer
 
     from alignment.trainer_progress import quiet_arguments
-    from alignment.tuning.apply import apply_tuning
+    from alignment.tuning.apply import apply_tuning, training_dtype
 
-    qlora = config.tuning.method == "qlora"
-    policy = load_policy(model.path, model.dtype, four_bit=qlora, trainable=True)
-    if not is_adapter(resolve(model.path)):  # an adapter goes on learning itself
+    path = resolve(model.path)
+    if is_adapter(path) and config.tuning.method == "full":
+        raise AlignmentError(
+            f"{path} is an adapter: SFT goes on with it under tuning.method=lora or qlora; "
+            "for full tuning start from a whole model"
+        )
+    policy = load_policy(
+        path,
+        training_dtype(model.dtype, config.tuning),
+        four_bit=config.tuning.method == "qlora",
+        trainable=True,
+    )
+    if config.max_length > context_length(policy):
+        raise AlignmentError(
+            f"max_length={config.max_length} exceeds the model's context of {context_length(policy)} tokens: lower it"
+        )
+    if is_adapter(path):
+        note(f"sft: going on with the adapter {path}, which keeps its own rank and layers")
+    else:
         policy = apply_tuning(policy, config.tuning, "CAUSAL_LM")
     steps = step_count(config, len(data.train))
     arguments = Arguments(
@@ -177,7 +223,10 @@ def build_trainer(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # tokenized here, so that what is left out is counted
         logging_steps=max(1, steps // 50),
-        save_strategy="no",
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="steps",
+        save_steps=config.save_every,
+        save_total_limit=2,
         **quiet_arguments(),
     )
     trainer = SFTTrainer(
@@ -191,41 +240,29 @@ def build_trainer(
     return trainer
 
 
-def train(
-    trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, data: SFTData, run: RunFolder
-) -> dict[str, Any]:
+def fit(trainer: SFTTrainer, run: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
+    """Trains and returns what was measured."""
     from alignment.trainer_progress import RunProgress
     from alignment.tuning.apply import trainable_share
 
-    started = time.monotonic()
+    started = time.perf_counter()
     with RunProgress(run, "sft") as progress:
         trainer.add_callback(progress)
-        result = trainer.train()
-        seconds = time.monotonic() - started
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.perf_counter() - started
         held_out = trainer.evaluate()
-    with whole_folder(run.model) as aside:
-        trainer.model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-    tokens = int(held_out["eval_num_tokens"])  # TRL counts the training tokens so far, padding not among them
-    run.log(
-        {"step": result.global_step, "seconds": seconds, "tokens_per_second": tokens / seconds},
-        "timings.jsonl",
-    )
-    figures = {
+    tokens = trainer.state.num_input_tokens_seen
+    run.log({"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}, "timings.jsonl")
+    return {
         "steps": result.global_step,
-        "loss": result.training_loss,
+        "loss": next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row),
         "held_out_loss": held_out["eval_loss"],
-        "examples": len(data.train),
-        "held_out": len(data.held_out),
-        "dropped": len(data.dropped),
         "tokens": tokens,
         "parameters": trainer.model.num_parameters(),
         "trainable_share": trainable_share(trainer.model),
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
     }
-    run.summarize(figures)
-    return figures
 
 
 def step_count(config: SFTConfig, examples: int) -> int:
@@ -233,53 +270,20 @@ def step_count(config: SFTConfig, examples: int) -> int:
 
 
 def plan(config: SFTConfig) -> dict[str, Any]:
-    """What `train_sft` would do, for --dry-run. Reads the data; loads no weights."""
+    """Steps, tokens and memory of a run, for --dry-run. Reads the data; loads no weights."""
+    from alignment.footprint import footprint
+
     rows = read_data(config)
-    tokenizer: PreTrainedTokenizerBase
-    if config.model:
-        from transformers import AutoConfig
-
-        tokenizer = load_tokenizer(config.model.path)
-        shape = from_pretrained(AutoConfig, base_of(resolve(config.model.path)))
-    else:
-        scratch = config.scratch or ScratchConfig()
-        tokenizer = train_tokenizer(texts_of(rows), scratch.vocab_size)
-        shape = llama_config(scratch, tokenizer)
-    data = prepare(config, rows, tokenizer)
+    with start(config, rows, weights=False) as model:
+        data = prepare(config, rows, load_tokenizer(model.path))
+        lengths = [len(e.input_ids) for e in data.train]
+        size = footprint(model.path, model.dtype, config.tuning, rows=config.microbatch, tokens=max(lengths))
     steps = step_count(config, len(data.train))
-    tokens = sum(len(e.input_ids) for e in data.train)
-    longest = max(len(e.input_ids) for e in data.train)
-    parameters, trained = count_parameters(config, shape)
     return {
-        "steps": steps,
+        "model": resolve(config.model.path) if config.model else "new",
         "examples": f"{len(data.train)} to train on, {len(data.held_out)} held out, {len(data.dropped)} left out",
-        "tokens": round(tokens * steps * config.batch_size / len(data.train)),
-        "longest": f"{longest} tokens",
-        "parameters": f"{parameters:,}, of which {trained:,} are trained ({trained / parameters:.1%})",
-        "memory": f"about {memory(config, shape, parameters, trained, longest) / 2**30:.1f} GiB",
+        "optimizer steps": steps,
+        "tokens": round(sum(lengths) / len(lengths) * steps * config.batch_size),
+        "longest": f"{max(lengths)} tokens",
+        **size.plan(),
     }
-
-
-def count_parameters(config: SFTConfig, shape: PretrainedConfig) -> tuple[int, int]:
-    """(all, trained), counted on a model without storage."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from alignment.tuning.apply import apply_tuning
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
-        model = apply_tuning(model, config.tuning, "CAUSAL_LM")
-    return model.num_parameters(), model.num_parameters(only_trainable=True)
-
-
-def memory(config: SFTConfig, shape: PretrainedConfig, parameters: int, trained: int, longest: int) -> float:
-    """Bytes, roughly: weights, gradients and Adam's moments, activations, the logits of a microbatch."""
-    from alignment.models import torch_dtype
-
-    dtype = config.model.dtype if config.model else "auto"
-    per_weight = 0.6 if config.tuning.method == "qlora" else torch_dtype(dtype).itemsize
-    tokens = config.microbatch * longest
-    # about 34 bytes a token, layer and unit of width at 2 bytes a number (Korthikanti et al. 2022)
-    activations = tokens * shape.num_hidden_layers * shape.hidden_size * 17 * torch_dtype(dtype).itemsize
-    return parameters * per_weight + 12 * trained + activations + 8 * tokens * shape.vocab_size

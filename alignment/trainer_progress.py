@@ -93,4 +93,5 @@ class RunProgress(TrainerCallback):
 def split_times(logs: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
     """(what differs between two equal runs, what does not) of a Trainer's logged row."""
     times = {k: v for k, v in logs.items() if k.endswith(("_runtime", "_per_second"))}
-    return times, {k: v for k, v in logs.items() if k not in times and k != "total_flos"}
+    restarting = {"total_flos", "num_tokens", "eval_num_tokens", "train_loss"}  # over this process only
+    return times, {k: v for k, v in logs.items() if k not in times and k not in restarting}

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from alignment.cli import options
 
 
 def sft(
     overrides: options.Overrides = None,
     config: options.Config = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")
+    ] = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -24,7 +31,7 @@ def sft(
     if dry_run:
         print_plan(to_yaml(settings), plan(settings))
         return
-    figures = train_sft(settings, overwrite=overwrite)
+    figures = train_sft(settings, overwrite=overwrite, resume=resume)
     if as_json:
         print_json(figures)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -116,8 +117,9 @@ def test_what_cannot_be_trained_on_is_counted_with_its_reason(data, tmp_path, ca
     path = tmp_path / "some_bad.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     figures = train_sft(config(tmp_path / "run", path, SCRATCH, "max_steps=1"))
-    assert (figures["dropped"], figures["examples"] + figures["held_out"]) == (3, 27)
-    dropped = [json.loads(line) for line in (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()]
+    assert figures["examples"] + figures["held_out"] == 27
+    assert sorted(figures["left_out"].values()) == [1, 1, 1]
+    dropped = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
     assert [(d["row"], d["reason"].split(" (")[0]) for d in dropped] == [
         (4, "empty completion"),
         (6, "prompt longer than max_length"),
@@ -141,6 +143,64 @@ def test_data_that_cannot_be_read(tiny_model, tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(AlignmentError, match=message):
         train_sft(config(tmp_path / "run", path, f"model.path={tiny_model}"))
+
+
+def test_a_resumed_run_equals_an_unbroken_one(trained, data, tmp_path):
+    folder, figures = trained
+    settings = config(
+        tmp_path / "run", data, SCRATCH, "max_steps=12", "learning_rate=1e-2", "held_out=10", "save_every=5"
+    )
+    with pytest.raises(KeyboardInterrupt), interrupted_at(7):
+        train_sft(settings)
+    again = train_sft(settings, resume=True)
+    assert (again["held_out_loss"], again["tokens"]) == (figures["held_out_loss"], figures["tokens"])
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    one, two = (load_file(f / "model" / "model.safetensors") for f in (folder, tmp_path / "run"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@contextmanager
+def interrupted_at(step: int):
+    """Ctrl-C at the end of an optimizer step."""
+    from alignment.trainer_progress import RunProgress
+
+    original = RunProgress.on_step_end
+
+    def stop(self, args, state, control, **kwargs):
+        original(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    RunProgress.on_step_end = stop
+    try:
+        yield
+    finally:
+        RunProgress.on_step_end = original
+
+
+def test_an_adapter_cannot_be_tuned_in_full_nor_a_context_exceeded(tiny_model, data, tmp_path):
+    train_sft(config(tmp_path / "lora", data, f"model.path={tiny_model}", "max_steps=1"))
+    with pytest.raises(AlignmentError, match="is an adapter"):
+        train_sft(config(tmp_path / "a", data, f"model.path={tmp_path / 'lora'}", "tuning.method=full"))
+    with pytest.raises(AlignmentError, match="max_length=300 exceeds the model's context of 256"):
+        train_sft(config(tmp_path / "b", data, f"model.path={tiny_model}", "max_length=300"))
+
+
+def test_qlora_learns_on_a_4_bit_base(tiny_model, data, tmp_path):
+    settings = config(
+        tmp_path / "run",
+        data,
+        f"model.path={tiny_model}",
+        "tuning.method=qlora",
+        "learning_rate=1e-2",
+        "max_steps=12",
+    )
+    figures = train_sft(settings)
+    losses = [
+        json.loads(line).get("loss") for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert figures["held_out_loss"] < losses[0] - 0.05
+    assert (tmp_path / "run" / "model" / "adapter_config.json").exists()
 
 
 def test_a_run_that_is_there_is_not_overwritten(trained, data):
@@ -170,12 +230,14 @@ def test_configs_that_make_no_sense(tmp_path, data, overrides, message):
 def test_the_plan_counts_what_training_would_do(trained, tiny_model, data, tmp_path):
     _, figures = trained
     planned = plan(config(tmp_path / "run", data, SCRATCH, "max_steps=12", "held_out=10"))
-    assert planned["steps"] == figures["steps"]
+    assert planned["optimizer steps"] == figures["steps"]
     assert planned["tokens"] == pytest.approx(figures["tokens"], rel=0.05)
-    assert f"{figures['parameters']:,}, of which {figures['parameters']:,}" in planned["parameters"]
+    assert (
+        f"{figures['parameters']:,}, of which trained {figures['parameters']:,} (100" in planned["parameters"]
+    )
     lora = plan(config(tmp_path / "run", data, f"model.path={tiny_model}", "epochs=2", "max_length=256"))
-    assert lora["steps"] == round(2 * (120 - 12) / 16)
-    assert "100.0%" not in lora["parameters"]
+    assert lora["optimizer steps"] == round(2 * (120 - 12) / 16)
+    assert "100.00%" not in lora["parameters"]
     assert not (tmp_path / "run").exists()
 
 
@@ -192,7 +254,7 @@ def test_the_command(data, tmp_path, capsys):
         "microbatch=32",
     ]
     assert align([*arguments, "--dry-run"]) == 0
-    assert "# steps: 1" in capsys.readouterr().out
+    assert "# optimizer steps: 1" in capsys.readouterr().out
     assert align([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 1
     assert align(arguments) == 1
