@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl.trainer.utils import add_fused_lm_head
 
 from reward.losses import bradley_terry
 
@@ -33,12 +32,6 @@ class SoftDPOTrainer(DPOTrainer):
     The implicit rewards r = beta (log pi - log pi_ref) of the two sides enter the Bradley-Terry
     cross-entropy against p_chosen. Reference log-probabilities are precomputed by TRL.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # entropy, mean logits and top-1 hits, which TRL logs beside, cost a third of the head on a CPU
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        add_fused_lm_head(model, outputs=("log_probs",))
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # tokenized before, so that what is left out is counted

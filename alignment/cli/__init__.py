@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """One `align` command in this process; returns its exit code."""
-    from alignment.cli.console import note
+    from alignment.console import note
 
     quiet_environment()
     debug = "--debug" in argv
@@ -83,3 +83,4 @@ def quiet_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    os.environ.setdefault("TQDM_DELAY", "2")  # libraries' own bars, only where they take seconds

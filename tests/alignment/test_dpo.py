@@ -133,6 +133,15 @@ def test_a_template_that_ends_a_lone_prompt_otherwise(tiny_model: Path) -> None:
     assert tokenizer.decode(ids["chosen_ids"]) == GOOD + "<|end|>"
 
 
+def test_qlora_learns(tiny_model: Path, pairs: Path) -> None:
+    settings = config(tiny_model, pairs, tuning={"method": "qlora", "rank": 4})
+    figures = train_dpo(settings)
+    losses = [r["loss"] for r in RunFolder(Path(settings.run)).rows() if "loss" in r]
+    assert losses[0] == pytest.approx(0.6931, abs=0.01)
+    assert losses[-1] < 0.6  # repacked 4-bit layers would make it rise
+    assert figures["accuracy"] == 1.0
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_it_learns_and_saves(tiny_model: Path, pairs: Path, method: str) -> None:
     settings = config(tiny_model, pairs, tuning={"method": method, "rank": 4})

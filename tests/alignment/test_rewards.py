@@ -95,6 +95,16 @@ def test_train_eval_and_score(tiny_model: Path, pairs: Path, method: str) -> Non
         assert plain.eval()(ids).logits.item() == pytest.approx(scored[1]["score"], abs=1e-5)
 
 
+def test_qlora_learns_on_a_4_bit_base_and_keeps_the_head_whole(tiny_model: Path, pairs: Path) -> None:
+    settings = config(tiny_model, pairs, tuning={"method": "qlora", "rank": 4})
+    model, _ = load_base(settings)
+    kinds = {name: type(weight).__name__ for name, weight in model.named_parameters()}
+    assert any(kind == "Params4bit" for kind in kinds.values())
+    assert not any(kind == "Params4bit" for name, kind in kinds.items() if "score" in name)
+    assert train_reward_model(settings)["accuracy"] == 1.0
+    assert evaluate_reward(settings.run, str(pairs))["accuracy"] == 1.0  # on the base in full precision
+
+
 def test_the_same_seed_gives_the_same_model(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
     first = train_reward_model(config(tiny_model, pairs, run=str(tmp_path / "a"), epochs=1))
     second = train_reward_model(config(tiny_model, pairs, run=str(tmp_path / "b"), epochs=1))
