@@ -37,7 +37,7 @@ def record(
     if verdict.p_first is None:
         return False
     is_tie = verdict.outcome == "tie"
-    [(judgement.label_id, _)] = insert_labels(
+    [judgement.label_id] = insert_labels(
         session,
         [
             NewLabel(

@@ -28,7 +28,7 @@ store = Store.open(sys.argv[1])
 run_judge(store, JudgeConfig(base_url=sys.argv[2], model=sys.argv[3], concurrency=8),
           progress=lambda n: print(n, flush=True))
 """
-COMPARISONS, KILLS = 120, 5
+COMPARISONS, KILLS = 80, 3
 
 
 def start(store_url, server):
