@@ -12,7 +12,7 @@ Config = Annotated[
     typer.Option("--config", "-c", metavar="FILE", help="YAML config; see configs/ for examples."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Config overrides, e.g. train.epochs=2.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Config overrides, e.g. learning_rate=1e-5.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, then stop.")]
 Overwrite = Annotated[
