@@ -22,7 +22,7 @@ from alignment.errors import AlignmentError, ConfigError
 from alignment.files import write_json, write_text
 
 CONFIGS = ("sft", "rollout", "judge", "reward", "dpo", "ppo", "eval")
-REFERENCES, PROMPTS, TEST_PROMPTS = 6000, 3000, 256
+REFERENCES, PROMPTS, TEST_PROMPTS = 15000, 3000, 256
 PEOPLE_SHARE = 0.5  # of the comparisons, labelled by scripted annotators
 INTERRUPTED = 130  # exit code of a command that was interrupted
 
