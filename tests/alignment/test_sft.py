@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -260,3 +261,9 @@ def test_the_command(data, tmp_path, capsys):
     assert align(arguments) == 1
     assert "already exists" in capsys.readouterr().err
     assert align([*arguments, "batch_size=none"]) == 2
+
+
+@pytest.mark.parametrize("file", ["sft.yaml", "sft_qlora.yaml", "demo/sft.yaml"])
+def test_configs_that_come_along(file):
+    folder = Path(__file__).resolve().parents[2] / "configs"
+    assert load_config(SFTConfig, folder / file, ["data=mine.jsonl"]).data == "mine.jsonl"
