@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 from alignment.demo.task import Message, Split
@@ -194,14 +195,14 @@ def write(facts: Facts, rng: random.Random, *, greets: bool, closes: bool) -> st
     return " ".join(sentences)
 
 
+@dataclass
 class Note:
     """A note read back: the (slot, tag) pairs it states in order, its manners, the clauses nobody can read."""
 
-    def __init__(self) -> None:
-        self.stated: list[tuple[str, str]] = []
-        self.greets = False
-        self.closes = False
-        self.unread = 0
+    stated: list[tuple[str, str]] = field(default_factory=list)
+    greets: bool = False
+    closes: bool = False
+    unread: int = 0
 
 
 def parse(answer: str) -> Note:
