@@ -90,9 +90,10 @@ def insert_new_comparisons(
         }
         for key, (comparison, group, _) in new.items()
     ]
-    ids = dict(zip(new, insert_rows(session, Comparison, rows), strict=True))
+    insert_rows(session, Comparison, rows)
+    ids = ids_by(session, Comparison, Comparison.key, new)
     side_ids = iter(completions)
-    insert_rows_only(
+    insert_rows(
         session,
         ComparisonSide,
         [
@@ -126,7 +127,8 @@ def insert_prompts(
     ids = ids_by(session, Prompt, Prompt.hash, prompts)
     new = {key: value for key, value in prompts.items() if key not in ids}
     rows = [{"hash": key, "messages": list(m), "meta": meta or {}} for key, (m, meta) in new.items()]
-    return ids | dict(zip(new, insert_rows(session, Prompt, rows), strict=True)), len(new)
+    insert_rows(session, Prompt, rows)
+    return ids | ids_by(session, Prompt, Prompt.hash, new), len(new)
 
 
 def insert_completions(session: Session, sides: Sequence[tuple[int, NewCompletion]]) -> list[int]:
@@ -146,7 +148,8 @@ def insert_completions(session: Session, sides: Sequence[tuple[int, NewCompletio
         }
         for (prompt, digest), side in new.items()
     ]
-    ids |= dict(zip(new, insert_rows(session, Completion, rows), strict=True))
+    insert_rows(session, Completion, rows)
+    ids |= completion_ids(session, list(new))
     return [ids[key] for key in keys]
 
 
@@ -166,17 +169,10 @@ def ids_by(session: Session, table: Any, column: Any, keys: Any) -> dict[str, in
     return dict(session.execute(select(column, table.id).where(column.in_(list(keys)))).tuples().all())
 
 
-def insert_rows(session: Session, table: Any, rows: list[dict[str, Any]]) -> list[int]:
-    """Inserts `rows`; their ids in the same order."""
-    if not rows:
-        return []
-    statement = insert(table).returning(table.id, sort_by_parameter_order=True)
-    return list(session.scalars(statement, rows))
-
-
-def insert_rows_only(session: Session, table: Any, rows: list[dict[str, Any]]) -> None:
+def insert_rows(session: Session, table: Any, rows: list[dict[str, Any]]) -> None:
+    """One statement for all rows. Asking it for their ids would make SQLite insert them one by one."""
     if rows:
-        session.execute(insert(table), rows)
+        session.execute(insert(table.__table__), rows)
 
 
 def insert_labels(session: Session, labels: Sequence[NewLabel]) -> list[int]:
