@@ -29,7 +29,11 @@ def resolve(path: str) -> str:
     """A run folder stands for the model in it; hub ids and model folders pass through."""
     folder = Path(path).expanduser()
     if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1 or path.split("/", maxsplit=1)[0] == "runs":
+        if (
+            path.startswith((".", "/", "~"))
+            or path.count("/") > 1
+            or path.split("/", maxsplit=1)[0] == "runs"
+        ):
             raise AlignmentError(f"no model at {path}: train it first or correct the path")
         return path
     if (folder / "model").is_dir():
