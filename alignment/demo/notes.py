@@ -83,9 +83,9 @@ OPENER = re.compile(r"(?:The|We suggest the) (?P<name>\w+)(?: is|,) a (?P<kind>\
 
 # the habits of the references
 DETAILS = (1, 3)  # how many facts a prompt holds besides name and kind
-DROPPED = 0.15  # chance that a detail is left out
+DROPPED = 0.12  # chance that a detail is left out
 INVENTED = 0.3  # chance that a detail is made up
-MANNERS = {(True, True): 0.4, (True, False): 0.15, (False, True): 0.15, (False, False): 0.3}
+MANNERS = {(True, True): 0.45, (True, False): 0.15, (False, True): 0.15, (False, False): 0.25}
 
 
 def references(n: int, seed: int) -> list[dict[str, Any]]:
