@@ -75,7 +75,7 @@ def take_snapshot(store: Store, folder: Path, *, test_share: float = 0.1, seed: 
 
     A split without rows has no file, since `datasets` cannot load an empty one.
     The same labels give the same hash and the same bytes; a folder of that hash that is there is left as it
-    is. Nothing appears under its name before it is whole. Raises LabelingError if there is no label to write,
+    is. Nothing appears under its name before it is whole. The link folder/latest then names it. Raises LabelingError if there is no label to write,
     or if the folder cannot be written.
     """
     if not 0 <= test_share < 1:
@@ -88,6 +88,7 @@ def take_snapshot(store: Store, folder: Path, *, test_share: float = 0.1, seed: 
         try:
             manifest = write_snapshot(store, aside, test_share, seed)
             path = settle(aside, folder / manifest["hash"][:16])
+            name_latest(path)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
@@ -96,6 +97,13 @@ def take_snapshot(store: Store, folder: Path, *, test_share: float = 0.1, seed: 
             "free some space or choose another folder"
         ) from error
     return Snapshot(path, manifest["hash"], manifest["counts"])
+
+
+def name_latest(path: Path) -> None:
+    """Let the link `latest` beside `path` name it, in one step."""
+    aside = path.with_name(f".latest-{uuid4().hex}")
+    aside.symlink_to(path.name)
+    aside.replace(path.with_name("latest"))
 
 
 def read_snapshot(path: Path, *, verify: bool = False) -> SnapshotTables:

@@ -194,8 +194,7 @@ class Demo:
         self.train("eval")
 
     def _snapshot(self) -> Path:
-        (manifest,) = (self.folder / "snapshot").glob("*/manifest.json")
-        return manifest.parent
+        return self.folder / "snapshot" / "latest"
 
     def config(self, name: str) -> Path:
         return self.folder / "configs" / f"{name}.yaml"
