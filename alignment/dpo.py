@@ -164,6 +164,7 @@ def build_trainer(
         beta=config.beta,
         precompute_ref_log_probs=True,
         max_length=None,  # longer pairs were left out, and counted, before
+        train_sampling_strategy="group_by_length",  # less padding
         logging_steps=max(1, steps // 50),
         save_strategy="steps",
         save_steps=config.save_every,

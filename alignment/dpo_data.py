@@ -22,35 +22,35 @@ def tokenize_pairs(
     split: str,
     reject: Callable[[dict[str, Any]], None],
 ) -> Dataset:
-    """Adds prompt_ids, chosen_ids and rejected_ids; a side may have `max_length` tokens, prompt included.
+    """Adds prompt_ids, chosen_ids, rejected_ids and length; a side may have `max_length` tokens, prompt included.
 
     A pair that is longer, or whose sides are the same in tokens, goes to `reject` with the reason, and is not
     cut: a cut answer would lose its end, and with it what says that it ended.
-    Raises AlignmentError if nothing is kept of a data set that held something.
+    Raises AlignmentError if all of them do.
     """
 
     def tokenize(row: dict[str, Any]) -> dict[str, Any]:
-        return pair_ids(tokenizer, row["prompt"], row["chosen"], row["rejected"])
+        ids = pair_ids(tokenizer, row["prompt"], row["chosen"], row["rejected"])
+        return ids | {
+            "length": len(ids["prompt_ids"]) + max(len(ids["chosen_ids"]), len(ids["rejected_ids"])),
+            "same": ids["chosen_ids"] == ids["rejected_ids"],
+        }
 
+    if not len(pairs):
+        return pairs
     tokenized = pairs.map(tokenize, desc=f"tokenizing {split}")
-    kept, longest = [], 0
-    for number, row in enumerate(
-        tokenized.select_columns(["prompt_ids", "chosen_ids", "rejected_ids", "comparison_id"])
-    ):
-        length = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-        longest = max(longest, length)
-        reason = None
-        if length > max_length:
-            reason = f"longer than {max_length} tokens"
-        elif row["chosen_ids"] == row["rejected_ids"]:
-            reason = "both sides are the same in tokens"
-        if reason:
-            reject({"split": split, "row": number, "comparison_id": row["comparison_id"], "reason": reason})
-        else:
+    kept = []
+    labels = zip(tokenized["length"], tokenized["same"], tokenized["comparison_id"], strict=True)
+    for number, (length, same, comparison) in enumerate(labels):
+        if length <= max_length and not same:
             kept.append(number)
-    if len(pairs) and not kept:
+            continue
+        reason = "both sides are the same in tokens" if same else f"longer than {max_length} tokens"
+        reject({"split": split, "row": number, "comparison_id": comparison, "reason": reason})
+    if not kept:
         raise AlignmentError(
-            f"no {split} pair is left at max_length={max_length}: raise it (the longest pair has {longest} tokens)"
+            f"no {split} pair is left at max_length={max_length}: raise it (the longest pair has "
+            f"{max(tokenized['length'])} tokens)"
         )
     return tokenized.select(kept)
 

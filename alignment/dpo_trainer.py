@@ -14,7 +14,15 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from reward.losses import bradley_terry
 
 LABELS = ("p_chosen", "weight")
-COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps", *LABELS]
+COLUMNS = [
+    "prompt_ids",
+    "chosen_ids",
+    "rejected_ids",
+    "length",
+    "ref_chosen_logps",
+    "ref_rejected_logps",
+    *LABELS,
+]
 
 
 @dataclass

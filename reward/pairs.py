@@ -24,7 +24,7 @@ def conversation_ids(tokenizer: PreTrainedTokenizerBase, conversation: Conversat
 def tokenize_pairs(
     pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, *, split: str, reject: Reject
 ) -> Dataset:
-    """Adds `chosen_ids` and `rejected_ids`; a pair with a side over `max_length` goes to `reject` instead.
+    """Adds `chosen_ids`, `rejected_ids` and `length`; a pair with a side over `max_length` goes to `reject` instead.
 
     Raises RewardError if nothing is kept.
     """

@@ -33,7 +33,7 @@ class SoftRewardTrainer(RewardTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         # columns that are not named here are dropped before the collator sees them
-        self._signature_columns = ["chosen_ids", "rejected_ids", *LABELS]
+        self._signature_columns = ["chosen_ids", "rejected_ids", "length", *LABELS]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -273,6 +273,15 @@ def test_what_cannot_be_done_is_said(tiny_model: Path, pairs: Path, tmp_path: Pa
         train_dpo(config(tiny_model, pairs, policy={"path": str(tmp_path / "rm")}), overwrite=True)
 
 
+def test_without_held_out_pairs_there_are_no_held_out_figures(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(row(0)) + "\n")
+    assert len(load_preferences(path).test) == 0
+    figures = train_dpo(config(tiny_model, path))
+    assert "accuracy" not in figures
+    assert figures["train_pairs"] == 1
+
+
 def test_the_plan(tiny_model: Path, pairs: Path) -> None:
     settings = config(tiny_model, pairs)
     planned = plan(settings)
