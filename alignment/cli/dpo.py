@@ -35,6 +35,8 @@ def dpo(
         return print_json(figures)
     if figures.get("accuracy") is not None:
         note(
-            "dpo: held-out reward accuracy {accuracy:.3f}, margin {margin:.3f}, {pairs} pairs".format(**figures)
+            "dpo: held-out reward accuracy {accuracy:.3f}, margin {margin:.3f}, {pairs} pairs".format(
+                **figures
+            )
         )
     note(f"dpo: {figures['steps']} steps; the policy is in {settings.run}/model")
