@@ -98,6 +98,7 @@ def load_policy(
 
     path = resolve(path)
     base = base_of(path)
+    refuse_reward_model(path)
     refuse_reward_model(base)
     kwargs: dict[str, Any] = {"dtype": torch_dtype(dtype)}
     if four_bit:
@@ -113,13 +114,16 @@ def load_policy(
 
 
 def refuse_reward_model(path: str) -> None:
-    config = Path(path) / "config.json"
-    if config.exists():
-        names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
-        if any("SequenceClassification" in name for name in names):
-            raise AlignmentError(
-                f"{path} is a reward model ({names[0]}): give a policy (a causal language model)"
-            )
+    """Raises AlignmentError if `path` is a classifier or an adapter of one."""
+    kinds: list[str] = []
+    for file, key in (("config.json", "architectures"), ("adapter_config.json", "task_type")):
+        if (Path(path) / file).exists():
+            found = json.loads((Path(path) / file).read_text(encoding="utf-8")).get(key) or []
+            kinds += [found] if isinstance(found, str) else found
+    if any("SequenceClassification" in kind or kind == "SEQ_CLS" for kind in kinds):
+        raise AlignmentError(
+            f"{path} is a reward model ({', '.join(kinds)}): give a policy (a causal language model)"
+        )
 
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
