@@ -1,1 +1,0 @@
-from alignment.console import *  # noqa: F403
