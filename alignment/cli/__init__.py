@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 START, DATA, TRAIN, MEASURE = "Start here", "Prompts and labels", "Training", "Measuring"
 app.command("demo", rich_help_panel=START)(demo.demo)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)
@@ -46,15 +47,16 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         result = app([a for a in argv if a != "--debug"], prog_name="align", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except KeyboardInterrupt:
-        note("interrupted; what was finished is kept")
-        return 130
+        code = result if isinstance(result, int) else 0
+        if code == INTERRUPTED:
+            note("interrupted; what was finished is kept")
+        return code
     except Exception as error:
         if debug:
             raise
         line, code = readable(error)
-        note(f"error: {line}")
+        if line:
+            note(f"error: {line}")
         return code
 
 
@@ -70,7 +72,8 @@ def readable(error: Exception) -> tuple[str, int]:
     if isinstance(error, AlignmentError | LabelingError | RewardError | RolloutError):
         return str(error), 1
     if hasattr(error, "format_message"):  # wrong use, as click words it
-        return f"{error.format_message()} (see --help)", 2
+        message = error.format_message()  # empty where the help was shown instead, for want of arguments
+        return f"{message} (see --help)" if message else "", 2
     return (
         f"{type(error).__name__}: {' '.join(str(error).split())} (a fault in align? --debug shows where)",
         1,

@@ -24,7 +24,6 @@ from alignment.files import write_json, write_text
 CONFIGS = ("sft", "rollout", "judge", "reward", "dpo", "ppo", "eval")
 REFERENCES, PROMPTS, TEST_PROMPTS = 15000, 3000, 256
 PEOPLE_SHARE = 0.5  # of the comparisons, labelled by scripted annotators
-INTERRUPTED = 130  # exit code of a command that was interrupted
 
 
 def run_demo(
@@ -211,7 +210,7 @@ class Demo:
 
     def command(self, *words: str | Path) -> None:
         """Show an `align` command as one would type it, and run it. Raises AlignmentError if it fails."""
-        from alignment.cli import run
+        from alignment.cli import INTERRUPTED, run
 
         argv = [str(word) for word in words]
         note(f"$ align {shlex.join(argv)}")
