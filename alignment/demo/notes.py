@@ -2,7 +2,7 @@
 
 A right note greets, states every fact once, states nothing else, and closes. The reference notes drop
 facts, invent some and are curt at random, so a model trained on them has a mixed habit that feedback can
-mend. Every fact has fixed wordings, which makes the oracle exact: it parses the note back.
+mend. Every fact has a fixed wording, which makes the oracle exact: it parses the note back.
 
 This module is a `alignment.demo.task.Task`; its `check` adds the figures `polite` and `wellformed`.
 """
@@ -29,42 +29,19 @@ NAMES = [
 ]  # fmt: skip
 KINDS = ["bakery", "bar", "bistro", "cafe", "diner", "hotel", "tavern", "teahouse"]
 
-# slot -> tag -> its wordings as a clause; each reads well after "and" and, capitalised, on its own
-CLAUSES: dict[str, dict[str, tuple[str, str]]] = {
-    "area": {
-        "harbour": ("it is by the harbour", "you find it at the harbour"),
-        "market": ("it is by the market", "you find it at the market"),
-        "park": ("it is by the park", "you find it at the park"),
-        "river": ("it is by the river", "you find it at the river"),
-        "station": ("it is by the station", "you find it at the station"),
-    },
-    "price": {
-        "cheap": ("it is cheap", "prices are low"),
-        "fair": ("it is fairly priced", "prices are fair"),
-        "pricey": ("it is expensive", "prices are high"),
-    },
-    "food": {
-        "cakes": ("it serves cakes", "cakes are on the menu"),
-        "curry": ("it serves curry", "curry is on the menu"),
-        "fish": ("it serves fish", "fish is on the menu"),
-        "pasta": ("it serves pasta", "pasta is on the menu"),
-        "salads": ("it serves salads", "salads are on the menu"),
-        "soup": ("it serves soup", "soup is on the menu"),
-    },
-    "opens": {
-        "early": ("it opens early", "doors open early"),
-        "noon": ("it opens at noon", "doors open at noon"),
-        "late": ("it opens late", "doors open late"),
-    },
-    "pays": {
-        "cards": ("cards are accepted", "you can pay by card"),
-        "cash": ("only cash is accepted", "you pay in cash"),
-    },
-    "parking": {"parking": ("parking is free", "you park for free")},
-    "pets": {"pets": ("pets are welcome", "you may bring pets")},
-    "wifi": {"wifi": ("there is wifi", "it has wifi")},
-    "garden": {"garden": ("there is a garden", "it has a garden")},
+# slot -> how a note states it, and its tags. A tag is written alike in prompt and note: a small model can copy it
+WORDINGS: dict[str, tuple[str, list[str]]] = {
+    "area": ("it is by the {}", ["harbour", "market", "park", "river", "station"]),
+    "price": ("it is {}", ["cheap", "fair", "pricey"]),
+    "food": ("it serves {}", ["cakes", "curry", "fish", "pasta", "salads", "soup"]),
+    "opens": ("it opens {}", ["daily", "early", "late"]),
+    "pays": ("it takes {}", ["cards", "cash"]),
+    "parking": ("it has free {}", ["parking"]),
+    "pets": ("it welcomes {}", ["pets"]),
+    "wifi": ("it has {}", ["wifi"]),
+    "garden": ("it has a {}", ["garden"]),
 }
+CLAUSES = {slot: {tag: text.format(tag) for tag in tags} for slot, (text, tags) in WORDINGS.items()}
 GREETINGS = ("Hello!", "Dear guest!", "Welcome!")
 CLOSINGS = ("Enjoy your visit!", "We wish you a lovely day!", "See you soon!")
 OPENERS = ("The {name} is a {kind}.", "We suggest the {name}, a {kind}.")
@@ -73,17 +50,12 @@ ASK = "Note for a guest:"
 SLOTS = ["name", "kind", *CLAUSES]  # the order in which prompts give facts and references tell them
 SLOT_OF = {tag: slot for slot, tags in CLAUSES.items() for tag in tags}
 SLOT_OF |= dict.fromkeys(NAMES, "name") | dict.fromkeys(KINDS, "kind")
-FACT_OF = {
-    clause: (slot, tag)
-    for slot, tags in CLAUSES.items()
-    for tag, clauses in tags.items()
-    for clause in clauses
-}
+FACT_OF = {clause: (slot, tag) for slot, tags in CLAUSES.items() for tag, clause in tags.items()}
 OPENER = re.compile(r"(?:The|We suggest the) (?P<name>\w+)(?: is|,) a (?P<kind>\w+)\.")
 
 # the habits of the references
-DETAILS = (1, 3)  # how many facts a prompt holds besides name and kind
-DROPPED = 0.12  # chance that a detail is left out
+DETAILS = ("area", "price", "food")  # what a prompt tells besides name and kind; the other slots are made up
+DROPPED = 0.15  # chance that a detail is left out
 INVENTED = 0.3  # chance that a detail is made up
 MANNERS = {(True, True): 0.45, (True, False): 0.15, (False, True): 0.15, (False, False): 0.25}
 
@@ -135,8 +107,7 @@ def check(prompt: list[Message], answer: str) -> dict[str, float]:
 
 
 def draw_facts(rng: random.Random) -> Facts:
-    drawn = rng.sample(list(CLAUSES), rng.randint(*DETAILS))
-    details = {slot: rng.choice(list(tags)) for slot, tags in CLAUSES.items() if slot in drawn}
+    details = {slot: rng.choice(list(CLAUSES[slot])) for slot in DETAILS}
     return {"name": rng.choice(NAMES), "kind": rng.choice(KINDS), **details}
 
 
@@ -171,17 +142,16 @@ def clean_note(facts: Facts, rng: random.Random) -> str:
 
 def mixed_note(facts: Facts, rng: random.Random) -> str:
     """A note as the references have it: facts may be left out or made up, manners may be wanting."""
-    told = {slot: tag for slot, tag in facts.items() if slot in ("name", "kind") or rng.random() >= DROPPED}
+    told = {slot: tag for slot, tag in facts.items() if slot not in DETAILS or rng.random() >= DROPPED}
     if rng.random() < INVENTED:
         slot = rng.choice([slot for slot in CLAUSES if slot not in facts])
         told[slot] = rng.choice(list(CLAUSES[slot]))
-        told = {slot: told[slot] for slot in SLOTS if slot in told}
     ((greets, closes),) = rng.choices(list(MANNERS), weights=list(MANNERS.values()))
     return write(told, rng, greets=greets, closes=closes)
 
 
 def write(facts: Facts, rng: random.Random, *, greets: bool, closes: bool) -> str:
-    clauses = [rng.choice(CLAUSES[slot][tag]) for slot, tag in facts.items() if slot in CLAUSES]
+    clauses = [CLAUSES[slot][tag] for slot, tag in facts.items() if slot in CLAUSES]
     sentences = [rng.choice(OPENERS).format(**facts)]
     while clauses:
         together = rng.randint(1, min(2, len(clauses)))

@@ -15,7 +15,7 @@ from alignment.errors import AlignmentError
 TASK: Task = notes
 FACTS = {"name": "Heron", "kind": "cafe", "price": "cheap", "pets": "pets"}
 PROMPT = notes.to_prompt(FACTS)
-RIGHT = "Hello! The Heron is a cafe. Prices are low and pets are welcome. See you soon!"
+RIGHT = "Hello! The Heron is a cafe. It is cheap and it welcomes pets. See you soon!"
 
 
 @st.composite
@@ -82,25 +82,25 @@ def test_any_text_is_judged_and_only_a_note_is_right(text):
 @pytest.mark.parametrize(
     ("answer", "key"),
     [
-        (RIGHT.removesuffix(" See you soon!") + " Prices are low. See you soon!", "wellformed"),  # told twice
-        (RIGHT.replace("Prices", "prices"), "success"),
-        (RIGHT.replace("low and", "low and and"), "wellformed"),
-        (RIGHT.replace("pets are welcome", "it glows"), "wellformed"),
+        (RIGHT.removesuffix(" See you soon!") + " It is cheap. See you soon!", "wellformed"),  # told twice
+        (RIGHT.replace("It is", "it is"), "success"),
+        (RIGHT.replace("cheap and", "cheap and and"), "wellformed"),
+        (RIGHT.replace("it welcomes pets", "it glows"), "wellformed"),
         (RIGHT[:-20], "wellformed"),  # cut off
-        (RIGHT.replace("low", "high"), "faithful"),
+        (RIGHT.replace("cheap", "pricey"), "faithful"),
         (RIGHT.removeprefix("Hello! "), "polite"),
         ("", "complete"),
     ],
 )
 def test_faults_by_hand(answer, key):
     assert notes.check(PROMPT, RIGHT)[key] == 1
-    assert notes.check(PROMPT, answer)[key] == 0 or answer == RIGHT.replace("Prices", "prices")
+    assert notes.check(PROMPT, answer)[key] == 0 or answer == RIGHT.replace("It is", "it is")
     if key != "success":
         assert notes.check(PROMPT, answer)["success"] == 0
 
 
 def test_no_wording_stands_for_two_facts_and_none_hides_a_joint():
-    wordings = [w for values in notes.CLAUSES.values() for ws in values.values() for w in ws]
+    wordings = [w for values in notes.CLAUSES.values() for w in values.values()]
     assert len(wordings) == len(set(wordings)) == len(notes.FACT_OF)
     assert not any(" and " in w or "." in w for w in wordings)
 
