@@ -27,7 +27,9 @@ def test_gae_by_hand():
 
 def test_gae_discounts():
     rewards, values = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
-    advantages, _ = generalized_advantages(rewards, values, torch.ones(1, 2, dtype=torch.bool), gamma=0.5, lam=0.5)
+    advantages, _ = generalized_advantages(
+        rewards, values, torch.ones(1, 2, dtype=torch.bool), gamma=0.5, lam=0.5
+    )
     # d1 = 2 - 4 = -2;  d0 = 1 + .5 * 4 - 3 = 0;  A0 = 0 + .25 * -2
     assert advantages.tolist() == [[-0.5, -2.0]]
 
@@ -92,7 +94,10 @@ def test_k3_is_never_negative(p, q):
 
 
 def test_estimators_agree_in_expectation():
-    p, q = torch.log_softmax(torch.tensor([1.0, 0.0, -1.0]), 0), torch.log_softmax(torch.tensor([0.5, 0.2, 0.0]), 0)
+    p, q = (
+        torch.log_softmax(torch.tensor([1.0, 0.0, -1.0]), 0),
+        torch.log_softmax(torch.tensor([0.5, 0.2, 0.0]), 0),
+    )
     exact = float((p.exp() * (p - q)).sum())
     for estimator in ("k1", "k3"):
         assert float((p.exp() * kl_estimate(p, q, estimator)).sum()) == pytest.approx(exact, abs=1e-6)
