@@ -75,8 +75,8 @@ def take_snapshot(store: Store, folder: Path, *, test_share: float = 0.1, seed: 
 
     A split without rows has no file, since `datasets` cannot load an empty one.
     The same labels give the same hash and the same bytes; a folder of that hash that is there is left as it
-    is. Nothing appears under its name before it is whole. The link folder/latest then names it. Raises LabelingError if there is no label to write,
-    or if the folder cannot be written.
+    is. Nothing appears under its name before it is whole. The link folder/latest then names it.
+    Raises LabelingError if there is no label to write, or if the folder cannot be written.
     """
     if not 0 <= test_share < 1:
         raise LabelingError(f"test_share must be at least 0 and below 1, not {test_share}")
