@@ -85,16 +85,16 @@ def test_one_readable_line(
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
+    ("kind", "name", "method"),
     [
-        (RewardRunConfig, "reward.yaml"),
-        (RewardRunConfig, "reward_qlora.yaml"),
-        (RewardRunConfig, "demo/reward.yaml"),
-        (DPOConfig, "dpo.yaml"),
-        (DPOConfig, "dpo_qlora.yaml"),
-        (DPOConfig, "demo/dpo.yaml"),
+        (RewardRunConfig, "reward.yaml", "lora"),
+        (RewardRunConfig, "reward_qlora.yaml", "qlora"),
+        (RewardRunConfig, "demo/reward.yaml", "full"),
+        (DPOConfig, "dpo.yaml", "lora"),
+        (DPOConfig, "dpo_qlora.yaml", "qlora"),
+        (DPOConfig, "demo/dpo.yaml", "lora"),
     ],
 )
-def test_the_configs_that_come_along_are_valid(kind: type, name: str) -> None:
+def test_the_configs_that_come_along_are_valid(kind: type, name: str, method: str) -> None:
     config = load_config(kind, CONFIGS / name)
-    assert config.tuning.method == ("qlora" if "qlora" in name else "lora")
+    assert config.tuning.method == method
