@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from alignment.config import Section, to_yaml
+from alignment.config import Section
 from alignment.console import note
 from alignment.dpo_data import tokenize_pairs
 from alignment.errors import AlignmentError
@@ -18,6 +17,7 @@ from alignment.models import ModelConfig, context_length, is_adapter, load_polic
 from alignment.preferences import Preferences, load_preferences
 from alignment.runs import RunFolder
 from alignment.tuning.config import TuningConfig
+from reward.config import PairBatches
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from alignment.dpo_trainer import SoftDPOTrainer
 
 
-class DPOConfig(Section):
+class DPOConfig(Section, PairBatches):
     """`align dpo`: the policy comes to prefer what the labels prefer, on a leash to where it started."""
 
     run: str = Field(description="run folder, e.g. runs/dpo")
@@ -39,7 +39,6 @@ class DPOConfig(Section):
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
     learning_rate: float = Field(5e-6, gt=0, description="peak; adapters like 5e-6, full tuning 5e-7")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
-    batch_size: int = Field(32, ge=1, description="pairs an optimizer step")
     microbatch: int = Field(
         4, ge=1, description="pairs a forward, at most; a matter of memory and speed only"
     )
@@ -47,18 +46,6 @@ class DPOConfig(Section):
         1024, ge=8, description="tokens of prompt and answer; longer pairs are left out and counted"
     )
     save_every: int = Field(100, ge=1, description="optimizer steps between checkpoints for --resume")
-
-    @model_validator(mode="after")
-    def _whole_accumulation(self) -> DPOConfig:
-        if self.batch_size % self.pairs_a_forward:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of microbatch ({self.microbatch})"
-            )
-        return self
-
-    @property
-    def pairs_a_forward(self) -> int:
-        return min(self.microbatch, self.batch_size)
 
 
 def train_dpo(config: DPOConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -68,25 +55,16 @@ def train_dpo(config: DPOConfig, *, overwrite: bool = False, resume: bool = Fals
     """
     from transformers import set_seed
 
-    from alignment.trainer_resume import last_checkpoint, refuse_other_config, rewind
+    from alignment.trainer_progress import train_with_progress
+    from alignment.trainer_resume import open_run
 
     preferences = load_preferences(config.data)
     tokenizer = load_tokenizer(config.policy.path)
-    if resume and Path(config.run).exists():
-        run = RunFolder(Path(config.run))
-        refuse_other_config(run, to_yaml(config))
-    else:
-        run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
+    run, checkpoint = open_run(Path(config.run), config, "dpo", overwrite=overwrite, resume=resume)
     set_seed(config.seed)  # new adapters are drawn from the global generator
     train, test, left_out = prepare(config, preferences, tokenizer, run)
     trainer = build_trainer(config, tokenizer, train, test, run)
-    checkpoint = last_checkpoint(run) if resume else None
-    if resume:
-        rewind(run, checkpoint)
-        note(
-            f"dpo: {f'continuing from {checkpoint}' if checkpoint else 'no checkpoint yet: from the beginning'}"
-        )
-    fit(trainer, run, checkpoint)
+    train_with_progress(trainer, run, "dpo", checkpoint)
     figures = measure(trainer, test) | {
         "train_pairs": len(train),
         "left_out": left_out,
@@ -109,13 +87,7 @@ def prepare(
         tokenize_pairs(pairs, tokenizer, config.max_length, split=split, reject=rejects.append)
         for split, pairs in (("train", preferences.train), ("test", preferences.test))
     )
-    (run.path / "rejects.jsonl").unlink(missing_ok=True)  # of a run that is now resumed
-    for row in rejects:
-        run.log(row, "rejects.jsonl")
-    left_out = dict(Counter(row["reason"] for row in rejects))
-    for reason, count in left_out.items():
-        note(f"dpo: left out {count} pairs: {reason} (listed in {run.path}/rejects.jsonl)")
-    return with_mean_weight_one(train), test, left_out
+    return with_mean_weight_one(train), test, run.log_rejects(rejects, "dpo", "pairs")
 
 
 def build_trainer(
@@ -184,20 +156,6 @@ def build_trainer(
     return trainer
 
 
-def fit(trainer: SoftDPOTrainer, run: RunFolder, checkpoint: Path | None) -> None:
-    from alignment.trainer_progress import RunProgress
-
-    with RunProgress(run, "dpo") as progress:
-        trainer.add_callback(progress)
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except OSError as error:
-            raise AlignmentError(
-                f"{error.strerror or error}: the last whole checkpoint in {run.checkpoints} is untouched; "
-                "mend the cause and continue with --resume"
-            ) from error
-
-
 def measure(trainer: SoftDPOTrainer, test: Dataset) -> dict[str, Any]:
     """How often, and how surely, the implicit rewards agree with the held-out labels; and what is trained."""
     from alignment.tuning.apply import trainable_share
@@ -239,7 +197,7 @@ def plan(config: DPOConfig) -> dict[str, Any]:
     )
     return {
         "policy": resolve(config.policy.path),
-        "pairs": f"{len(data.train)} to train on, {len(data.test)} held out, {len(data.rejects)} left out",
+        "pairs": str(data),
         "optimizer steps": step_count(config, len(data.train)),
         "tokens, at most": round(config.epochs * len(data.train)) * 2 * config.max_length,
         **size.plan(),

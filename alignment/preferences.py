@@ -37,6 +37,9 @@ class Preferences:
     snapshot: str | None
     rejects: list[dict[str, Any]]
 
+    def __str__(self) -> str:
+        return f"{len(self.train)} to train on, {len(self.test)} held out, {len(self.rejects)} left out"
+
     def left_out(self) -> Counter[str]:
         return Counter(row["reason"] for row in self.rejects)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +52,7 @@ def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> d
 
     data = load_preferences(config.data)
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
-    for row in data.rejects:
-        run.log(row, "rejects.jsonl")
+    rejects = list(data.rejects)
     set_seed(config.seed)  # new adapters are drawn from the global generator
     model, tokenizer = load_base(config)
     with RunProgress(run, "reward") as progress, whole_folder(run.model) as folder:
@@ -66,12 +64,10 @@ def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> d
             data.test,
             folder,
             callbacks=[progress],
-            reject=lambda row: run.log(row, "rejects.jsonl"),
+            reject=rejects.append,
             data_hash=data.snapshot,
         )
-    left_out = dict(data.left_out() + Counter(card["left_out"]))
-    for reason, count in left_out.items():
-        note(f"reward: left out {count} pairs: {reason} (listed in {run.path}/rejects.jsonl)")
+    left_out = run.log_rejects(rejects, "reward", "pairs")
     figures = card | card["test"] | {"left_out": left_out, "trainable_share": trainable_share(model)}
     del figures["test"]
     run.summarize(figures)
@@ -120,7 +116,7 @@ def plan(config: RewardRunConfig) -> dict[str, Any]:
     )
     return {
         "base": resolve(config.base.path),
-        "pairs": f"{len(data.train)} to train on, {len(data.test)} held out, {len(data.rejects)} left out",
+        "pairs": str(data),
         "optimizer steps": math.ceil(config.epochs * math.ceil(len(data.train) / config.batch_size)),
         "tokens, at most": round(config.epochs * len(data.train)) * 2 * config.max_length,
         **size.plan(),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from alignment.config import Section, load_config
+from alignment.config import Section
 from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.models import ModelConfig, context_length, load_policy, load_tokenizer, resolve, stop_token_ids
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from labeling.store import Store
+    from rollout.transformers_engine import TransformersEngine
 
 
 class RolloutConfig(Section):
@@ -52,6 +53,16 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def embedded_engine(
+    model: Any, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_batch: int
+) -> TransformersEngine:
+    """The engine that samples from `model` in this process."""
+    from rollout.transformers_engine import TransformersEngine
+
+    stops = stop_token_ids(model, tokenizer)
+    return TransformersEngine(model, stops, tokenizer.pad_token_id, seed=seed, max_batch=max_batch)
+
+
 def text_of(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.decode(completion.token_ids, skip_special_tokens=True))
 
@@ -62,7 +73,6 @@ def collect_rollouts(config: RolloutConfig, *, overwrite: bool = False) -> dict[
     Raises AlignmentError for settings or prompts that differ from those the run folder was begun with.
     """
     from labeling.store import Store
-    from rollout.transformers_engine import TransformersEngine
 
     if config.store is not None and config.completions < 2:
         raise AlignmentError("a comparison needs two answers: set completions=2, or store=null to keep one")
@@ -83,12 +93,8 @@ def collect_rollouts(config: RolloutConfig, *, overwrite: bool = False) -> dict[
         advance(done)
         for start in range(done, len(kept), step):
             batch = kept[start : start + step]
-            engine = TransformersEngine(
-                model,
-                stop_token_ids(model, tokenizer),
-                tokenizer.pad_token_id,
-                seed=batch_seed(config.seed, start),
-                max_batch=config.batch_size,
+            engine = embedded_engine(
+                model, tokenizer, seed=batch_seed(config.seed, start), max_batch=config.batch_size
             )
             repeated = [p.ids for p in batch for _ in range(config.completions)]
             answers = engine.generate(repeated, config.sampling)
@@ -121,19 +127,15 @@ def plan(config: RolloutConfig) -> dict[str, Any]:
 
 def open_run(config: RolloutConfig, *, overwrite: bool) -> RunFolder:
     """The run folder, new or begun before with the same config."""
-    path = Path(config.run)
-    saved = path / "config.yaml"
-    if overwrite or not saved.exists():
-        return RunFolder.create(path, config, overwrite=overwrite)
-    before = load_config(RolloutConfig, saved).model_dump()
-    after = config.model_dump()
-    changed = [key for key in after if after[key] != before[key]]
-    if changed:
+    run = RunFolder(Path(config.run))
+    if overwrite or not (run.path / "config.yaml").exists():
+        return RunFolder.create(run.path, config, overwrite=overwrite)
+    if changed := run.changed_keys(config):
         raise AlignmentError(
-            f"{path} was begun with other settings ({', '.join(changed)} changed): "
+            f"{run.path} was begun with other settings ({', '.join(changed)} changed): "
             "choose another `run`, or start it again with --overwrite"
         )
-    return RunFolder(path)
+    return run
 
 
 def finished_rows(run: RunFolder, prompts: Sequence[EncodedPrompt], step: int) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from alignment.config import to_yaml
-from alignment.errors import AlignmentError
+from alignment.config import load_config, to_yaml
+from alignment.console import note
+from alignment.errors import AlignmentError, ConfigError
 from alignment.files import write_json, write_text
 
 
@@ -47,6 +50,41 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         write_text(path / "config.yaml", to_yaml(config))
         return run
+
+    @classmethod
+    def resume(cls, path: Path, config: BaseModel, *, may_change: Collection[str] = ()) -> RunFolder:
+        """The run at `path`, to go on with; keys in `may_change` take their new value.
+
+        Raises ConfigError where any other key differs: a resumed run must be the same run.
+        """
+        run = cls(path)
+        if not (path / "config.yaml").exists():
+            raise AlignmentError(f"{path} is not a run folder (no config.yaml in it): nothing to resume")
+        changed = run.changed_keys(config)
+        if other := [key for key in changed if key not in may_change]:
+            raise ConfigError(
+                f"--resume continues {path} as it was begun, but {', '.join(other)} changed: "
+                "undo that, or choose another `run`"
+            )
+        if changed:
+            write_text(path / "config.yaml", to_yaml(config))
+        return run
+
+    def changed_keys(self, config: BaseModel) -> list[str]:
+        """The top-level keys in which `config` differs from the one that the run was begun with."""
+        before = load_config(type(config), self.path / "config.yaml").model_dump()
+        return [key for key, value in config.model_dump().items() if value != before[key]]
+
+    def log_rejects(self, rows: Iterable[dict[str, Any]], command: str, what: str) -> dict[str, int]:
+        """Write what was left out, a row each with its `reason`, say so, and return the count by reason."""
+        (self.path / "rejects.jsonl").unlink(missing_ok=True)  # of a run that is now resumed
+        counts: Counter[str] = Counter()
+        for row in rows:
+            self.log(row, "rejects.jsonl")
+            counts[row["reason"]] += 1
+        for reason, count in counts.items():
+            note(f"{command}: left out {count} {what}: {reason} (listed in {self.path}/rejects.jsonl)")
+        return dict(counts)
 
     def log(self, row: dict[str, Any], file: str = "metrics.jsonl") -> None:
         with (self.path / file).open("a", encoding="utf-8") as stream:

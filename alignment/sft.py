@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from alignment.config import Section, to_yaml
+from alignment.config import Section
 from alignment.console import note
 from alignment.errors import AlignmentError
 from alignment.files import whole_folder
@@ -88,30 +88,20 @@ def train_sft(config: SFTConfig, *, overwrite: bool = False, resume: bool = Fals
     """
     from transformers import set_seed
 
-    from alignment.trainer_resume import last_checkpoint, refuse_other_config, rewind
+    from alignment.trainer_resume import open_run
 
     rows = read_data(config)
-    if resume and Path(config.run).exists():
-        run = RunFolder(Path(config.run))
-        refuse_other_config(run, to_yaml(config))
-    else:
-        run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
+    run, checkpoint = open_run(Path(config.run), config, "sft", overwrite=overwrite, resume=resume)
     set_seed(config.seed)  # new adapters are drawn from the global generator
     with start(config, rows) as model:
         tokenizer = load_tokenizer(model.path)
         data = prepare(config, rows, tokenizer)
-        record_left_out(run, data.dropped)
+        left_out = run.log_rejects(map(asdict, data.dropped), "sft", "examples")
         trainer = build_trainer(config, model, tokenizer, data, run)
-    checkpoint = last_checkpoint(run) if resume else None
-    if resume:
-        rewind(run, checkpoint)
-        note(
-            f"sft: {f'continuing from {checkpoint}' if checkpoint else 'no checkpoint yet: from the beginning'}"
-        )
     figures = fit(trainer, run, checkpoint) | {
         "examples": len(data.train),
         "held_out": len(data.held_out),
-        "left_out": dict(Counter(d.reason for d in data.dropped)),
+        "left_out": left_out,
     }
     with whole_folder(run.model) as folder:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
@@ -167,14 +157,6 @@ def prepare(config: SFTConfig, rows: list[dict[str, Any]], tokenizer: PreTrained
     random.Random(config.seed).shuffle(kept)
     held_out = min(config.held_out, max(1, len(kept) // 10))
     return SFTData(kept[held_out:], kept[:held_out], dropped)
-
-
-def record_left_out(run: RunFolder, dropped: list[Dropped]) -> None:
-    (run.path / "rejects.jsonl").unlink(missing_ok=True)  # of a run that is now resumed
-    for row in dropped:
-        run.log(asdict(row), "rejects.jsonl")
-    for reason, count in Counter(d.reason for d in dropped).items():
-        note(f"sft: left out {count} examples: {reason} (listed in {run.path}/rejects.jsonl)")
 
 
 def build_trainer(
@@ -242,15 +224,13 @@ def build_trainer(
 
 def fit(trainer: SFTTrainer, run: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
     """Trains and returns what was measured."""
-    from alignment.trainer_progress import RunProgress
+    from alignment.trainer_progress import train_with_progress
     from alignment.tuning.apply import trainable_share
 
     started = time.perf_counter()
-    with RunProgress(run, "sft") as progress:
-        trainer.add_callback(progress)
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = time.perf_counter() - started
-        held_out = trainer.evaluate()
+    result = train_with_progress(trainer, run, "sft", checkpoint)
+    seconds = time.perf_counter() - started
+    held_out = trainer.evaluate()
     tokens = trainer.state.num_input_tokens_seen
     run.log({"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}, "timings.jsonl")
     return {

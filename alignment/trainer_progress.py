@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
+from alignment.errors import AlignmentError
 from alignment.runs import RunFolder
 
 SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins")
@@ -88,6 +91,19 @@ class RunProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.bar.close()
+
+
+def train_with_progress(trainer: Trainer, run: RunFolder, what: str, checkpoint: Path | None) -> TrainOutput:
+    """Train to the end, from `checkpoint` if there is one. Raises AlignmentError where the disk fails."""
+    with RunProgress(run, what) as progress:
+        trainer.add_callback(progress)
+        try:
+            return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except OSError as error:
+            raise AlignmentError(
+                f"{error.strerror or error}: the last whole checkpoint in {run.checkpoints} is untouched; "
+                "mend the cause and continue with --resume"
+            ) from error
 
 
 def split_times(logs: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:

@@ -6,8 +6,29 @@ import json
 import re
 from pathlib import Path
 
-from alignment.errors import AlignmentError
+from pydantic import BaseModel
+
+from alignment.console import note
 from alignment.runs import RunFolder
+
+
+def open_run(
+    path: Path, config: BaseModel, command: str, *, overwrite: bool, resume: bool
+) -> tuple[RunFolder, Path | None]:
+    """A new run folder, or with `resume` the one at `path` rewound to its last whole checkpoint, and that.
+
+    Raises AlignmentError if the folder cannot be used.
+    """
+    if not (resume and path.exists()):
+        return RunFolder.create(path, config, overwrite=overwrite), None
+    run = RunFolder.resume(path, config)
+    checkpoint = last_checkpoint(run)
+    rewind(run, checkpoint)
+    note(
+        f"{command}: "
+        + (f"continuing from {checkpoint}" if checkpoint else "no checkpoint yet: from the beginning")
+    )
+    return run, checkpoint
 
 
 def last_checkpoint(run: RunFolder) -> Path | None:
@@ -34,15 +55,3 @@ def rewind(run: RunFolder, checkpoint: Path | None) -> None:
     for file in ("metrics.jsonl", "timings.jsonl"):
         if (run.path / file).exists():
             run.keep_rows(sum(row.get("step", 0) <= step for row in run.rows(file)), file)
-
-
-def refuse_other_config(run: RunFolder, resolved: str) -> None:
-    """Raises AlignmentError unless the run was begun with the very config that is `resolved` to YAML now."""
-    saved = run.path / "config.yaml"
-    if not saved.exists():
-        raise AlignmentError(f"{run.path} is no run folder (no config.yaml in it): nothing to resume")
-    if saved.read_text(encoding="utf-8") != resolved:
-        raise AlignmentError(
-            f"--resume continues {run.path} as it was begun, but the config differs from {saved}: "
-            "undo the change, or choose another `run`"
-        )

@@ -7,32 +7,13 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class RewardConfig(BaseModel):
-    """The training recipe: Bradley-Terry on soft, weighted labels, one epoch, mild centering."""
+class PairBatches(BaseModel):
+    """How many preference pairs an optimizer step takes, and in which portions."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    epochs: float = Field(
-        1.0, gt=0, description="passes over the pairs; reward models overfit after one or two"
-    )
-    learning_rate: float = Field(1e-4, gt=0, description="peak rate; use about 1e-5 for full tuning")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
-    batch_size: int = Field(32, ge=1, description="pairs in an optimizer step")
+    batch_size: int = Field(32, ge=1, description="pairs an optimizer step")
     microbatch: int = Field(
         8, ge=1, description="pairs a forward, at most; a matter of memory and speed only"
     )
-    max_length: int = Field(
-        1024,
-        ge=8,
-        description="longest conversation in tokens; pairs with a longer one are left out, and listed",
-    )
-    centering: float = Field(
-        0.01, ge=0, description="pulls scores towards mean 0 (Eisenstein et al. 2023); 0 is off"
-    )
-    margin_scale: float = Field(
-        0.0, ge=0, description="asks a gap of scale * the label's strength (Llama 2 used 1/3); 0 is off"
-    )
-    seed: int = Field(0, ge=0, description="of the score head, the adapters and the order of the pairs")
 
     @model_validator(mode="after")
     def _whole_accumulation(self) -> Self:
@@ -45,3 +26,27 @@ class RewardConfig(BaseModel):
     @property
     def pairs_a_forward(self) -> int:
         return min(self.microbatch, self.batch_size)
+
+
+class RewardConfig(PairBatches):
+    """The training recipe: Bradley-Terry on soft, weighted labels, one epoch, mild centering."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: float = Field(
+        1.0, gt=0, description="passes over the pairs; reward models overfit after one or two"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="peak rate; use about 1e-5 for full tuning")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
+    max_length: int = Field(
+        1024,
+        ge=8,
+        description="longest conversation in tokens; pairs with a longer one are left out, and listed",
+    )
+    centering: float = Field(
+        0.01, ge=0, description="pulls scores towards mean 0 (Eisenstein et al. 2023); 0 is off"
+    )
+    margin_scale: float = Field(
+        0.0, ge=0, description="asks a gap of scale * the label's strength (Llama 2 used 1/3); 0 is off"
+    )
+    seed: int = Field(0, ge=0, description="of the score head, the adapters and the order of the pairs")

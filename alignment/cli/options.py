@@ -18,6 +18,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved conf
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run folder if it is there already.")
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the figures as JSON on standard output, nothing else.")
 ]

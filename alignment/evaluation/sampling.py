@@ -19,10 +19,9 @@ from alignment.models import (
     load_policy,
     load_tokenizer,
     resolve,
-    stop_token_ids,
 )
 from alignment.prompts import EncodedPrompt, Message, encode_prompts
-from alignment.rollouts import device, text_of
+from alignment.rollouts import device, embedded_engine, text_of
 from alignment.runs import RunFolder
 from rollout.types import Completion
 
@@ -79,8 +78,6 @@ class Shelf:
 
 def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFolder) -> list[Answer]:
     """Every policy's answers, policy by policy, prompts in order, with length, truncation and KL measured."""
-    from rollout.transformers_engine import TransformersEngine
-
     shelf = Shelf(config.dtype)
     answers: dict[str, list[Answer]] = {}
     logprobs: dict[str, list[Array]] = {}
@@ -91,13 +88,7 @@ def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFol
             room = context_length(model) - config.sampling.max_new_tokens
             kept = encode_prompts(prompts, tokenizer, room, run.path / f"rejected_prompts.{name}.jsonl")
             repeated = [prompt for prompt in kept for _ in range(config.samples)]
-            engine = TransformersEngine(
-                model,
-                stop_token_ids(model, tokenizer),
-                tokenizer.pad_token_id,
-                seed=config.seed,
-                max_batch=config.batch_size,
-            )
+            engine = embedded_engine(model, tokenizer, seed=config.seed, max_batch=config.batch_size)
             mine = answers[name] = []
             for start in range(0, len(repeated), config.batch_size):
                 batch = repeated[start : start + config.batch_size]

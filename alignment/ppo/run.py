@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from alignment.checkpoints import load_checkpoint, save_checkpoint
-from alignment.config import load_config, read_yaml
 from alignment.console import note, progress_bar
-from alignment.errors import AlignmentError, ConfigError
-from alignment.files import whole_folder, write_text
-from alignment.models import context_length, load_tokenizer, resolve, stop_token_ids
+from alignment.errors import AlignmentError
+from alignment.files import whole_folder
+from alignment.models import context_length, load_tokenizer, resolve
 from alignment.ppo.config import PPOConfig
 from alignment.prompts import encode_prompts, load_prompts
+from alignment.rollouts import embedded_engine
 from alignment.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -30,8 +28,7 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     """
     path = Path(config.run)
     if resume and path.exists():
-        run = RunFolder(path)
-        refuse_other_config(config, run)
+        run = RunFolder.resume(path, config, may_change=MAY_CHANGE_ON_RESUME)
     else:
         run = RunFolder.create(path, config, overwrite=overwrite)
     trainer = build_trainer(config, run)
@@ -73,7 +70,6 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     from alignment.ppo.build import build_actor_critic
     from alignment.ppo.trainer import PPOTrainer
     from reward.learned import LearnedScorer
-    from rollout.transformers_engine import TransformersEngine
 
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
@@ -87,33 +83,9 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     policy = models.policy()
     room = context_length(policy) - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
-    engine = TransformersEngine(
-        policy,
-        stop_token_ids(policy, tokenizer),
-        tokenizer.pad_token_id,
-        seed=config.seed,
-        max_batch=config.episodes,
-    )
+    engine = embedded_engine(policy, tokenizer, seed=config.seed, max_batch=config.episodes)
     scorer = LearnedScorer(reward, device=str(accelerator.device), normalise=True)
     return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, accelerator.device)
-
-
-def refuse_other_config(config: PPOConfig, run: RunFolder) -> None:
-    """A resumed run must be the same run: only its length and its cutting may change."""
-    saved = run.path / "config.yaml"
-    if not saved.exists():
-        raise AlignmentError(f"{run.path} is not a run folder (no config.yaml): nothing to resume")
-    before = load_config(PPOConfig, saved).model_dump()
-    after = config.model_dump()
-    changed = [key for key in after if after[key] != before[key] and key not in MAY_CHANGE_ON_RESUME]
-    if changed:
-        raise ConfigError(
-            f"--resume continues {run.path} as it was begun, but {', '.join(changed)} changed: "
-            "undo that, or choose another `run`"
-        )
-    write_text(
-        saved, yaml.safe_dump(read_yaml(saved) | {k: after[k] for k in MAY_CHANGE_ON_RESUME}, sort_keys=False)
-    )
 
 
 def continue_from_checkpoint(trainer: PPOTrainer, run: RunFolder) -> None:
