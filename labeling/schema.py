@@ -18,12 +18,23 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    func,
+    literal_column,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+OPEN: dict[str, Any] = {"sqlite_where": text("slots_left > 0"), "postgresql_where": text("slots_left > 0")}
+
+
+def rated(column: str) -> Any:
+    """A rating in an index, where one that is missing stands below all others on every database."""
+    return func.coalesce(literal_column(column), literal_column("-1.0"))
 
 
 class Base(DeclarativeBase):
@@ -72,12 +83,22 @@ class Comparison(Base):
     """A question to annotators: which of these completions is better? Two sides; K for a ranking."""
 
     __tablename__ = "comparison"
+    # The queue reads these backwards, one for each of its policies: only what still wants labels is in them, so
+    # the next item costs the same however many there are. What was never rated comes after all that was.
+    __table_args__ = (
+        Index("ix_comparison_open", "priority", "shuffle", **OPEN),
+        Index("ix_comparison_open_uncertainty", "priority", rated("uncertainty"), "shuffle", **OPEN),
+        Index("ix_comparison_open_doubt", "priority", rated("doubt"), "shuffle", **OPEN),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(64), unique=True)  # of prompt and completions, see hashing
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
     origin: Mapped[str] = mapped_column(String(64), default="rollout")  # "rollout", "import", ...
     priority: Mapped[float] = mapped_column(default=0.0)
     uncertainty: Mapped[float | None]  # written by reward ensembles or judges; read by the queue
+    doubt: Mapped[float | None]  # 0..1, of the judge that judged last; 1 if its orders disagree or it failed
+    slots_left: Mapped[int] = mapped_column(default=1, server_default="1")  # see labeling.queue.slots
+    shuffle: Mapped[int] = mapped_column(default=0, server_default="0")  # a fixed random place, from the key
     created_at: Mapped[datetime] = mapped_column(default=now)
     prompt: Mapped[Prompt] = relationship()
     sides: Mapped[list[ComparisonSide]] = relationship(order_by="ComparisonSide.position")
@@ -107,22 +128,33 @@ class Annotator(Base):
 
 
 class Assignment(Base):
-    """A lease on a comparison: at most one per (comparison, annotator), in the order of sides as shown."""
+    """A comparison handed to an annotator under a lease, with its sides in the order shown.
+
+    `round` 0 is the first time; a repeat, for self-consistency, is round 1. A lease that ran out is "expired"
+    and may be given to the same annotator again; a label that is being corrected is "leased" once more.
+    """
 
     __tablename__ = "assignment"
     __table_args__ = (
-        UniqueConstraint("comparison_id", "annotator_id"),
-        CheckConstraint("state in ('leased', 'submitted', 'skipped')", name="state"),
+        UniqueConstraint("comparison_id", "annotator_id", "round"),
+        CheckConstraint("state in ('leased', 'submitted', 'skipped', 'expired')", name="state"),
+        CheckConstraint("purpose in ('label', 'gold', 'repeat', 'adjudicate')", name="purpose"),
         Index("ix_assignment_state_lease_until", "state", "lease_until"),
+        Index("ix_assignment_annotator_id_state", "annotator_id", "state"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(43), unique=True)  # random: the only name that a page sees
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
-    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
-    shown_order: Mapped[list[Any]]  # positions as shown, e.g. [1, 0]
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"))
+    round: Mapped[int] = mapped_column(default=0)
+    shown_order: Mapped[list[Any]]  # stored positions as shown, e.g. [1, 0]
     state: Mapped[str] = mapped_column(String(16), default="leased")
-    policy: Mapped[str] = mapped_column(String(32), default="random")  # which queue policy chose it
+    purpose: Mapped[str] = mapped_column(String(16), default="label")
+    policy: Mapped[str] = mapped_column(String(32), default="random")  # what chose it
+    arm: Mapped[str] = mapped_column(String(16), default="")  # of an experiment: "ai-shown"
+    reason: Mapped[str] = mapped_column(Text, default="")  # why it was skipped
     lease_until: Mapped[datetime]
-    created_at: Mapped[datetime] = mapped_column(default=now)
+    created_at: Mapped[datetime] = mapped_column(default=now)  # when it was claimed
 
 
 class Label(Base):
@@ -132,12 +164,15 @@ class Label(Base):
     __table_args__ = (
         CheckConstraint("verdict in ('preference', 'tie', 'both_bad', 'ranking')", name="verdict"),
         CheckConstraint("p_first >= 0 and p_first <= 1", name="p_first"),
+        CheckConstraint("purpose in ('label', 'gold', 'repeat', 'adjudicate', 'late')", name="purpose"),
         Index("ix_label_comparison_id_annotator_id", "comparison_id", "annotator_id"),
+        Index("ix_label_annotator_id_created_at", "annotator_id", "created_at"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
-    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"), index=True)
-    assignment_id: Mapped[int | None] = mapped_column(ForeignKey("assignment.id"))
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"))
+    assignment_id: Mapped[int | None] = mapped_column(ForeignKey("assignment.id"), index=True)
+    purpose: Mapped[str] = mapped_column(String(16), default="label", server_default="label")
     verdict: Mapped[str] = mapped_column(String(16))
     p_first: Mapped[float]  # probability that the side at stored position 0 is the better one
     strength: Mapped[int] = mapped_column(default=0)  # 0 unknown, 1..3 slightly .. much
@@ -150,6 +185,37 @@ class Label(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     comparison: Mapped[Comparison] = relationship()
     annotator: Mapped[Annotator] = relationship()
+
+
+class Gold(Base):
+    """A comparison whose answer a lead has declared, by which annotators are measured."""
+
+    __tablename__ = "gold"
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), primary_key=True)
+    verdict: Mapped[str] = mapped_column(String(16))
+    p_first: Mapped[float]  # as in Label
+    note: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Flag(Base):
+    """An annotator's remark to the lead that something is wrong with a comparison."""
+
+    __tablename__ = "flag"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), index=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotator.id"))
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    resolved_at: Mapped[datetime | None]
+
+
+class QueueSettingsRow(Base):
+    """The queue's settings, in one row; see `labeling.queue.settings`."""
+
+    __tablename__ = "queue_settings"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    settings: Mapped[dict[str, Any]]
 
 
 class JudgeCall(Base):
