@@ -5,29 +5,21 @@ Nothing else in a request says who sent it: not a hidden field, not a session ha
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
-from starlette.types import Scope
+from starlette.requests import Request
 
 from labeling.errors import LabelingError
-from labeling.people.accounts import Person, Role
+from labeling.people.person import Person, Role
 from labeling.people.sessions import person_of_session
 from labeling.people.tokens import person_of_token
 from labeling.store import Store
 
+if TYPE_CHECKING:
+    import gradio as gr
+
 COOKIE = "align_session"
 STORE_KEY = "align.store"  # where the server leaves its store in each request's scope
-
-
-class Request(Protocol):
-    """What a Starlette request and a Gradio request have in common."""
-
-    @property
-    def scope(self) -> Scope: ...
-
-    @property
-    def cookies(self) -> dict[str, str]: ...
 
 
 class NotSignedIn(LabelingError):
@@ -38,23 +30,24 @@ class NotAllowed(LabelingError):
     """The person is known, but this needs a higher role."""
 
 
-def person_of(request: Request) -> Person:
+def person_of(request: Request | gr.Request) -> Person:
     """The person behind a request: by its Bearer token if it has one, else by its session cookie.
 
     Raises NotSignedIn.
     """
-    store: Store = request.scope[STORE_KEY]
-    scheme, _, token = Headers(scope=request.scope).get("authorization", "").partition(" ")
+    plain: Request = getattr(request, "request", request)  # Gradio wraps the one that it was sent
+    store: Store = plain.scope[STORE_KEY]
+    scheme, _, token = plain.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         person = person_of_token(store, token.strip())
     else:
-        person = person_of_session(store, request.cookies.get(COOKIE, ""))
+        person = person_of_session(store, plain.cookies.get(COOKIE, ""))
     if person is None:
         raise NotSignedIn("you are not signed in, or your session has ended: sign in again")
     return person
 
 
-def require(request: Request, role: Role) -> Person:
+def require(request: Request | gr.Request, role: Role) -> Person:
     """The person behind a request, who has at least this role. Raises NotSignedIn or NotAllowed."""
     person = person_of(request)
     if not person.may(role):
