@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
+import labeling.people.tables  # noqa: F401 - tables of the store too
 from labeling.errors import LabelingError
 from labeling.migrations import HEAD, VERSION_TABLE
 from labeling.schema import Base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+import labeling.people.tables  # noqa: F401 - tables of the store too
 from labeling.migrations import VERSION_TABLE
 from labeling.schema import Base
 
