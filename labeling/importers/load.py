@@ -63,12 +63,14 @@ def import_path(
     progress: Callable[[int], None] | None = None,
     prompt_column: str | None = None,
     response_column: str | None = None,
+    name: str = "",
 ) -> ImportReport:
     """Bring a file, a folder or a hub data set (owner/name or owner/name:split) into the store.
 
     Preferences become comparisons with a label of kind "import", instruction data prompts with an answer, and
     prompts prompts. Rows that do not fit are counted, and written with their reason to `rejects` (by default
-    NAME.rejects.jsonl in the current folder). `progress` is called with the number of rows just done.
+    NAME.rejects.jsonl in the current folder). `progress` is called with the number of rows just done. `name` is
+    what the store calls the source, where its path says nothing (an upload's).
 
     Raises LabelingError for a source that cannot be read, or whose format is unknown. If a file turns out to
     be damaged midway, the rows up to there are kept.
@@ -85,8 +87,9 @@ def import_path(
         form, why = recognise(sample, source)
     else:
         form, why = find_format(format), "the format was named"
-    state = State(form, store.annotator(f"import-{stem(source)}"[:255], "import"))
-    rejects = rejects or Path(f"{stem(source)}.rejects.jsonl")
+    name = name or source
+    state = State(form, store.annotator(f"import-{stem(name)}"[:255], "import"))
+    rejects = rejects or Path(f"{stem(name)}.rejects.jsonl")
     with Rejects(rejects) as rejected:
         for page in pages(chain(first, rows)):
             items = []
@@ -110,7 +113,7 @@ def import_path(
         rejects if state.reasons else None,
         sorted(state.not_kept),
     )
-    record(store, source, report)
+    record(store, source, name, report)
     return report
 
 
@@ -271,13 +274,13 @@ def figures(state: State) -> dict[str, int]:
     return main | {kind: state.counts[kind] for kind in kinds if state.counts[kind]}
 
 
-def record(store: Store, source: str, report: ImportReport) -> None:
+def record(store: Store, source: str, name: str, report: ImportReport) -> None:
     digest = ""
     if Path(source).is_file():
         with Path(source).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     with store.begin() as session:
-        session.add(ImportBatch(content_hash=digest, path=source, format=report.format, counts=report.counts))
+        session.add(ImportBatch(content_hash=digest, path=name, format=report.format, counts=report.counts))
 
 
 def stem(source: str) -> str:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labeling.agreement import (
+    alpha_interval,
+    alpha_of_counts,
     cohen_kappa,
+    count_values,
+    fleiss_kappa,
     human_agreement,
     judge_human_agreement,
     krippendorff_alpha,
@@ -42,13 +47,65 @@ def test_krippendorff_alpha_by_hand():
     assert krippendorff_alpha(zip(first, second, strict=True)) == pytest.approx(0.095, abs=5e-4)
 
 
+# Four coders, twelve items with gaps: Krippendorff (2011), section C; the last item has one value.
+FOUR_CODERS = [
+    [1, 1, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4], [4, 4, 4, 4],
+    [1, 1, 2, 1], [2, 2, 2, 2], [5, 5, 5], [1, 1], [3],
+]  # fmt: skip
+
+# Thirty patients, six psychiatrists, five diagnoses: Fleiss (1971), table 1.
+DIAGNOSES = [
+    [0, 0, 0, 6, 0], [0, 3, 0, 0, 3], [0, 1, 4, 0, 1], [0, 0, 0, 0, 6], [0, 3, 0, 3, 0], [2, 0, 4, 0, 0],
+    [0, 0, 4, 0, 2], [2, 0, 3, 1, 0], [2, 0, 0, 4, 0], [0, 0, 0, 0, 6], [1, 0, 0, 5, 0], [1, 1, 0, 4, 0],
+    [0, 3, 3, 0, 0], [1, 0, 0, 5, 0], [0, 2, 0, 3, 1], [0, 0, 5, 0, 1], [3, 0, 0, 1, 2], [5, 1, 0, 0, 0],
+    [0, 2, 0, 4, 0], [1, 0, 2, 0, 3], [0, 0, 0, 0, 6], [0, 1, 0, 5, 0], [0, 2, 0, 1, 3], [2, 0, 0, 4, 0],
+    [1, 0, 0, 4, 1], [0, 5, 0, 1, 0], [4, 0, 0, 0, 2], [0, 2, 0, 4, 0], [1, 0, 5, 0, 0], [0, 0, 0, 0, 6],
+]  # fmt: skip
+
+
 def test_krippendorff_alpha_with_values_missing():
-    # Four coders, twelve items with gaps: Krippendorff (2011), section C; the last item has one value.
-    units = [
-        [1, 1, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4], [4, 4, 4, 4],
-        [1, 1, 2, 1], [2, 2, 2, 2], [5, 5, 5], [1, 1], [3],
-    ]  # fmt: skip
-    assert krippendorff_alpha(units) == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff_alpha(FOUR_CODERS) == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff_alpha(FOUR_CODERS, "ordinal") == pytest.approx(0.815, abs=5e-4)
+
+
+def test_ordinal_alpha_by_hand():
+    # Items (1,1), (1,2), (3,3): totals 3, 1, 2 stand at 1.5, 3.5, 5; squared distances 4, 12.25, 2.25.
+    # Observed 2*4; expected 2*(3*1*4 + 3*2*12.25 + 1*2*2.25) = 180; alpha = 1 - 5*8/180
+    assert krippendorff_alpha([[1, 1], [1, 2], [3, 3]], "ordinal") == pytest.approx(1 - 40 / 180)
+
+
+def test_fleiss_kappa_as_published():
+    assert fleiss_kappa(np.array(DIAGNOSES)) == pytest.approx(0.430, abs=5e-4)
+
+
+def test_fleiss_kappa_by_hand():
+    # Two raters, items aa, ab, bb and one with a single rater: P = 2/3, P_e = 1/2.
+    counts = np.array([[2, 0], [1, 1], [0, 2], [1, 0]])
+    assert fleiss_kappa(counts) == pytest.approx(1 / 3)
+    assert math.isnan(fleiss_kappa(np.array([[2, 0], [3, 0]])))
+    assert math.isnan(fleiss_kappa(np.array([[1, 0]])))
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal"])
+def test_the_interval_of_alpha_is_that_of_resampled_items(level):
+    counts = count_values(FOUR_CODERS * 5)
+    low, high = alpha_interval(counts, level)
+    assert low < alpha_of_counts(counts, level) < high
+    assert alpha_interval(counts, level) == (low, high)  # the same draws each time
+    rng = np.random.default_rng(1)
+    kept = counts[counts.sum(axis=1) > 1]
+    plain = [alpha_of_counts(kept[rng.integers(len(kept), size=len(kept))], level) for _ in range(1000)]
+    assert (low, high) == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=0.02)
+
+
+def test_a_hundred_times_the_items_give_a_tenth_of_the_interval():
+    small, large = (alpha_interval(count_values(FOUR_CODERS * n)) for n in (2, 200))
+    assert 7 < (small[1] - small[0]) / (large[1] - large[0]) < 14
+
+
+def test_no_interval_without_anything_to_compare():
+    assert all(math.isnan(end) for end in alpha_interval(count_values([[1], [2]])))
+    assert all(math.isnan(end) for end in alpha_interval(count_values([[1, 1]])))
 
 
 def test_alpha_without_anything_to_compare():
