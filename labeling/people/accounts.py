@@ -80,9 +80,9 @@ def create_account(
 
 
 def invite(store: Store, name: str, role: Role = "annotator", *, by: int | None) -> str:
-    """The token of a one-time link (/invitation/TOKEN, 7 days) for somebody new, or who has not joined yet.
+    """The token of a one-time link (/invitation/TOKEN, 7 days) for somebody new.
 
-    Raises LabelingError.
+    Who has not joined yet gets a new link, and the older ones end. Raises LabelingError.
     """
     with changes(store) as session:
         check_may_change(session, by, check_role(role))
@@ -92,6 +92,7 @@ def invite(store: Store, name: str, role: Role = "annotator", *, by: int | None)
             person = add_account(session, name, role, None)
         elif person.joined or not person.active or person.role != role:
             raise LabelingError(f"{person.name} has an account: reset their password, or set their role")
+        end_links(session, person.id)
         add_entry(session, by, "person.invite", person.name, {"role": role})
         return add_link(session, person.id)
 
@@ -109,7 +110,10 @@ def first_admin(store: Store) -> str | None:
 
 
 def set_role(store: Store, person_id: int, role: Role, *, by: int | None) -> Person:
-    """Give a person another role. Ends their sessions. Raises LabelingError, also for the last active admin."""
+    """Give a person another role. Raises LabelingError, also for the last active admin.
+
+    Ends their sessions, links and tokens: a lead may hold an annotator's link, and must not become an admin by it.
+    """
     with changes(store) as session:
         person = existing(session, person_id)
         check_may_change(session, by, person.role, check_role(role))
@@ -117,7 +121,7 @@ def set_role(store: Store, person_id: int, role: Role, *, by: int | None) -> Per
             return person
         check_other_admin(session, person)
         session.execute(update(Account).where(Account.annotator_id == person_id).values(role=role))
-        end_sessions(session, person_id)
+        end_access(session, person_id)
         add_entry(session, by, "person.role", person.name, {"from": person.role, "to": role})
         return existing(session, person_id)
 
@@ -134,9 +138,7 @@ def deactivate(store: Store, person_id: int, *, by: int | None) -> Person:
             return person
         check_other_admin(session, person)
         session.execute(update(Annotator).where(Annotator.id == person_id).values(active=False))
-        end_sessions(session, person_id)
-        end_tokens(session, person_id)
-        end_links(session, person_id)
+        end_access(session, person_id)
         add_entry(session, by, "person.deactivate", person.name)
         return existing(session, person_id)
 
@@ -188,6 +190,12 @@ def add_account(session: Session, name: str, role: Role, hashed: str | None) -> 
     session.add(Account(annotator_id=annotator.id, name_key=key, role=role, password_hash=hashed))
     session.flush()
     return existing(session, annotator.id)
+
+
+def end_access(session: Session, person_id: int) -> None:
+    end_sessions(session, person_id)
+    end_tokens(session, person_id)
+    end_links(session, person_id)
 
 
 def check_role(role: Role) -> Role:

@@ -27,6 +27,12 @@ class Person:
     active: bool
     joined: bool  # has a password; before that there is only a link
 
+    @property
+    def state(self) -> Literal["active", "invited", "deactivated"]:
+        if not self.active:
+            return "deactivated"
+        return "active" if self.joined else "invited"
+
     def may(self, role: Role) -> bool:
         """Whether this person may do what this role may."""
         return self.active and ROLES.index(self.role) >= ROLES.index(role)
