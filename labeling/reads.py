@@ -98,6 +98,7 @@ def read_labels(connection: Connection, comparisons: Sequence[int] | None = None
             Label.seconds,
             Label.meta,
             Label.created_at,
+            Label.purpose,
         )
         .join(Label.annotator)
         .where(effective())

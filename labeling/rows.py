@@ -8,6 +8,8 @@
 - ranking of K sides: its K(K-1)/2 pairs, each with weight 2/(K(K-1)), so that a ranking weighs as much as a
   pair (Ouyang et al. 2022, eq. 1); equal ranks are ties.
 - both_bad: prefers nothing, so it is left out, and counted in the manifest.
+- Left out and counted as well: labels that were asked for as checks (gold, repeat), those that came when enough
+  others had answered (late), and people's labels of a comparison on which a lead has decided (adjudicated).
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from labeling.views import ComparisonView, LabelView
+from labeling.views import PEOPLE, ComparisonView, LabelView
 
 LABEL_RULE = (
     "strength s > 0: margin = s, p_chosen = sigmoid(s); else p_chosen = max(p_first, 1 - p_first); "
-    "tie: p_chosen = 0.5; ranking of K: its pairs, weight 2/(K(K-1)) each; both_bad: left out"
+    "tie: p_chosen = 0.5; ranking of K: its pairs, weight 2/(K(K-1)) each; left out: both_bad, gold, repeat, "
+    "late, and people's labels where a lead has decided"
 )
 Row = dict[str, Any]
 
@@ -78,17 +81,26 @@ def make_row(
     }
 
 
+def why_left_out(label: LabelView, decided: bool) -> str | None:
+    """Why a snapshot does not take a label, None if it does; `decided`: a lead has decided on the comparison."""
+    if label.purpose in ("gold", "repeat", "late"):
+        return label.purpose
+    if decided and label.purpose == "label" and label.kind in PEOPLE:
+        return "adjudicated"
+    return "both_bad" if label.verdict == "both_bad" else None
+
+
 class Tally:
     """What a snapshot holds and what it leaves out, for its manifest."""
 
     def __init__(self, splits: Sequence[str]) -> None:
         self.rows: dict[str, Counter[str]] = {split: Counter() for split in splits}  # by source
         self.annotators: Counter[str] = Counter()
-        self.ties = self.rankings = self.ranking_pairs = self.both_bad = 0
+        self.left_out: Counter[str] = Counter(both_bad=0)
+        self.ties = self.rankings = self.ranking_pairs = 0
 
     def note(self, label: LabelView, rows: int) -> None:
         """Count a label that gave so many rows."""
-        self.both_bad += label.verdict == "both_bad"
         if label.verdict == "ranking":
             self.rankings += 1
             self.ranking_pairs += rows
@@ -105,5 +117,5 @@ class Tally:
             "annotators": dict(self.annotators),
             "ties": self.ties,
             "rankings": {"labels": self.rankings, "pairs": self.ranking_pairs},
-            "left_out": {"both_bad": self.both_bad},
+            "left_out": dict(self.left_out),
         }

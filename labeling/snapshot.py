@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from labeling.errors import LabelingError
 from labeling.hashing import canonical_json, content_hash
 from labeling.reads import comparison_page, pages, read_labels, select_comparisons
-from labeling.rows import LABEL_RULE, Row, Tally, rows_of
+from labeling.rows import LABEL_RULE, Row, Tally, rows_of, why_left_out
 from labeling.schema import Comparison
 from labeling.store import Store
 from labeling.views import LabelView
@@ -153,7 +153,8 @@ def write_snapshot(store: Store, folder: Path, test_share: float, seed: int) -> 
         if not part.rows:
             part.path.unlink()
     if not sum(part.rows for part in parts.values()):
-        left = f" ({tally.both_bad} say both_bad)" if tally.both_bad else ""
+        counted = ", ".join(f"{count} {why}" for why, count in tally.left_out.items() if count)
+        left = f" (left out: {counted})" if counted else ""
         raise LabelingError(f"nothing to snapshot: the store holds no label that prefers a side{left}")
     manifest: dict[str, Any] = {
         "version": VERSION,
@@ -201,14 +202,18 @@ class Part:
 
 
 def read_rows(store: Store, tally: Tally) -> Iterator[Row]:
-    """The rows of every effective label by comparison id, within one by annotator and then by time."""
+    """The rows of every effective label that stands by comparison id, within one by annotator and then by time."""
     with store.snapshot() as connection:
         labels = groupby(read_labels(connection), key=lambda label: label.comparison_id)
         for page in pages((key, sorted(group, key=by_annotator)) for key, group in labels):
             query = select_comparisons().where(Comparison.id.in_([key for key, _ in page]))
             views = {view.id: view for view in comparison_page(connection, query, len(page))}
             for comparison, group in page:
+                decided = any(label.purpose == "adjudicate" for label in group)
                 for label in group:
+                    if why := why_left_out(label, decided):
+                        tally.left_out[why] += 1
+                        continue
                     rows = rows_of(label, views[comparison])
                     tally.note(label, len(rows))
                     yield from rows

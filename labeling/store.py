@@ -172,6 +172,7 @@ class Store:
         names another label, or a correction of a label that is another's or corrected already.
         """
         with self.begin() as session:
+            take_turns(session)
             return [label for page in pages(labels) for label in insert_labels(session, page)]
 
     def effective_labels(self) -> Iterator[LabelView]:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 Message = dict[str, str]
 Verdict = Literal["preference", "tie", "both_bad", "ranking"]
+Purpose = Literal["label", "gold", "repeat", "adjudicate", "late"]
+PEOPLE = ("human", "scripted")  # kinds of annotators: scripted ones stand in for people
 Outcome = Literal["added", "duplicate", "identical", "empty"]
 
 
@@ -82,6 +84,7 @@ class NewLabel:
     meta: dict[str, Any] = field(default_factory=dict)
     assignment_id: int | None = None
     supersedes_id: int | None = None
+    purpose: Purpose = "label"
 
 
 @dataclass(frozen=True)
@@ -99,3 +102,4 @@ class LabelView:
     seconds: float | None
     meta: dict[str, Any]
     created_at: datetime
+    purpose: Purpose = "label"

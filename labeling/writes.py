@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from labeling.errors import LabelingError
 from labeling.hashing import comparison_key, completion_hash, prompt_hash
 from labeling.messages import check_completion, check_prompt, is_empty
+from labeling.queue.slots import read_overlap, shuffle_of, take_directly
 from labeling.schema import Comparison, ComparisonSide, Completion, Label, Prompt
 from labeling.views import Added, Message, NewAnswer, NewComparison, NewCompletion, NewLabel, Verdict
 
@@ -81,9 +82,12 @@ def insert_new_comparisons(
     completions = insert_completions(
         session, [(prompts[group], side) for _, group, sides in new.values() for side in sides]
     )
+    overlap = read_overlap(session)
     rows = [
         {
             "key": key,
+            "shuffle": shuffle_of(key),
+            "slots_left": overlap,
             "prompt_id": prompts[group],
             "origin": comparison.origin,
             "priority": comparison.priority,
@@ -193,6 +197,7 @@ def insert_labels(session: Session, labels: Sequence[NewLabel]) -> list[int]:
             session.execute(statement, [label_row(label) for label in new.values()])
         except IntegrityError as error:
             raise LabelingError(f"label not recorded: {explain(error)}") from None
+        take_directly(session, [label for label in new.values() if label.assignment_id is None])
     after = labels_by_key(session, labels)
     ids = []
     for label in labels:
@@ -228,6 +233,7 @@ def label_row(label: NewLabel) -> dict[str, Any]:
         "meta": label.meta,
         "idempotency_key": label.idempotency_key,
         "supersedes_id": label.supersedes_id,
+        "purpose": label.purpose,
     }
 
 
@@ -273,10 +279,10 @@ def is_ranks(ranks: Any, sides: int) -> bool:
 
 def may_supersede(session: Session, label: NewLabel) -> bool:
     old = session.get(Label, label.supersedes_id)
-    return old is not None and (old.comparison_id, old.annotator_id) == (
-        label.comparison_id,
-        label.annotator_id,
-    )
+    if old is None or old.comparison_id != label.comparison_id:
+        return False
+    decisions = old.purpose == label.purpose == "adjudicate"  # another lead may decide anew
+    return decisions or old.annotator_id == label.annotator_id
 
 
 def explain(error: IntegrityError) -> str:

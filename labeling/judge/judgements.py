@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from labeling.hashing import content_hash
 from labeling.judge.verdict import ORDERS, Verdict
-from labeling.schema import Judgement
+from labeling.schema import Comparison, Judgement
 from labeling.views import NewLabel
 from labeling.writes import insert_labels
 
@@ -34,6 +34,7 @@ def record(
     judgement.order_consistent = verdict.order_consistent
     judgement.reason = verdict.reason.replace("\x00", "\ufffd")  # PostgreSQL's text holds no NUL
     judgement.call_keys = list(call_keys)
+    session.execute(update(Comparison).where(Comparison.id == comparison_id).values(doubt=doubt(verdict)))
     if verdict.p_first is None:
         return False
     is_tie = verdict.outcome == "tie"
@@ -56,3 +57,10 @@ def record(
         ],
     )
     return True
+
+
+def doubt(verdict: Verdict) -> float:
+    """How unsure the judge is, 0 to 1: wholly if it failed, or if its winner changed with the order."""
+    if verdict.p_first is None or not verdict.order_consistent:
+        return 1.0
+    return 1.0 - abs(2 * verdict.p_first - 1)

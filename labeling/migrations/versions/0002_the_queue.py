@@ -85,7 +85,7 @@ def add_to_comparison() -> None:
     )
     op.create_index("ix_comparison_open", "comparison", ["priority", "shuffle"], **OPEN)
     for rating in ("uncertainty", "doubt"):
-        columns = ["priority", sa.text(f"coalesce({rating}, -1.0)"), "shuffle"]
+        columns: list[Any] = ["priority", sa.text(f"coalesce({rating}, -1.0)"), "shuffle"]
         op.create_index(f"ix_comparison_open_{rating}", "comparison", columns, **OPEN)
 
 
