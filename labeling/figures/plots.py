@@ -91,8 +91,8 @@ def histogram(counts: Mapping[str, int]) -> str:
         axes.bar(place + 0.4 * apart, count, color=OTHERS if apart else COLORS[0], width=0.72)
         axes.annotate(f"{count:,}", (place + 0.4 * apart, count), (0, 3), textcoords="offset points",
                       ha="center", fontsize=8.5)  # fmt: skip
-    names = [step.replace("slightly ", "slightly\n").replace("much ", "much\n") for step in counts]
-    axes.set_xticks([*range(len(counts) - 1), len(counts) - 0.6], names, fontsize=8)
+    names = ["\n".join(step.rsplit(" ", 1)) for step in counts]
+    axes.set_xticks([*range(len(counts) - 1), len(counts) - 0.6], names, fontsize=7.5)
     axes.tick_params(axis="x", length=0)
     axes.margins(y=0.12)
     return svg(figure, "How often each step of the scale was used")
@@ -137,4 +137,7 @@ def svg(figure: Any, title: str) -> str:
     drawn = out.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
     drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # the same in every plot, and a page has several
+    drawn = " ".join(
+        drawn.split()
+    )  # one line: pages pass it on through Markdown, where a blank line ends HTML
     return drawn.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
