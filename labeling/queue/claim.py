@@ -138,7 +138,7 @@ def next_open(annotator_id: int, policy: str) -> Select[int]:
     order = (Candidate.priority, *RATINGS[policy], Candidate.shuffle)
     return (
         select(Candidate.id)
-        .where(open_(Candidate), ~had_by(annotator_id, Candidate))
+        .where(open_(Candidate), new_to(annotator_id, Candidate))
         .order_by(*(column.desc() for column in order))
         .limit(1)
     )
@@ -148,7 +148,7 @@ def next_gold(annotator_id: int) -> Select[int, str]:
     return (
         select(Comparison.id, Comparison.key)
         .join(Gold, Gold.comparison_id == Comparison.id)
-        .where(~had_by(annotator_id, Comparison))
+        .where(new_to(annotator_id, Comparison))
         .order_by(Comparison.shuffle)
         .limit(1)
     )
@@ -178,15 +178,15 @@ def next_repeat(annotator_id: int, after: int) -> Select[int, str]:
     )
 
 
-def had_by(annotator_id: int, comparison: Any) -> ColumnElement[bool]:
-    """Whether the annotator holds, answered or skipped it. What they let expire may come to them again."""
+def new_to(annotator_id: int, comparison: Any) -> ColumnElement[bool]:
+    """The annotator neither holds nor answered nor skipped it. What they let expire may come to them again."""
     assigned = exists().where(
         Assignment.comparison_id == comparison.id,
         Assignment.annotator_id == annotator_id,
         Assignment.state != "expired",
     )
     labelled = exists().where(Label.comparison_id == comparison.id, Label.annotator_id == annotator_id)
-    return assigned | labelled
+    return ~assigned & ~labelled
 
 
 def assign(session: Session, annotator_id: int, choice: Choice, settings: QueueSettings) -> Assignment:

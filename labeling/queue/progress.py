@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, func, select
 
-from labeling.queue.claim import had_by
+from labeling.queue.claim import new_to
 from labeling.queue.slots import open_
 from labeling.schema import Assignment, Comparison, Label
 from labeling.store import Store
@@ -61,7 +61,7 @@ def count_open(connection: Connection, annotator_id: int) -> int:
     some = connection.execute(select(func.count()).select_from(first)).scalar_one()
     if some > COUNTED:
         return count_all_open(connection)
-    mine = select(func.count()).where(open_(Comparison), ~had_by(annotator_id, Comparison))
+    mine = select(func.count()).where(open_(Comparison), new_to(annotator_id, Comparison))
     return connection.execute(mine).scalar_one()
 
 
