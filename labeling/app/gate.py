@@ -23,10 +23,12 @@ from labeling.store import Store
 
 BODY_LIMIT = 2 * 1024 * 1024
 UPLOAD_LIMIT = 1024 * 1024 * 1024  # leads import files
+UPLOADS = ("/gradio_api/upload", "/api/import")
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+# /app_id stays shut: a page that lost its server asks there, and reloads, with what was typed, when it answers
 OPEN_DOORS = re.compile(
     r"/?|/config|/theme\.css|/assets/[^/]+|/static/.+|/favicon\.ico"
-    r"|/gradio_api/(info|app_id|startup-events|run/predict|queue/join|queue/data|cancel|heartbeat/\w+)"
+    r"|/gradio_api/(info|startup-events|run/predict|queue/join|queue/data|cancel|heartbeat/\w+)"
 )
 LEADS_DOORS = re.compile(r"/gradio_api/(upload|upload_progress|file=.+)")
 POLICY = (
@@ -72,7 +74,7 @@ class Gate:
             answer = await self.document(scope, receive, self.rooms[room], nonce)
             await answer(scope, receive, send)
         else:
-            limit = UPLOAD_LIMIT if door == "/gradio_api/upload" else BODY_LIMIT
+            limit = UPLOAD_LIMIT if door in UPLOADS else BODY_LIMIT
             await self.limited(scope, receive, send, limit)
 
     def room_of(self, path: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Nothing else in a request says who sent it: not a hidden field, not a session ha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
@@ -35,7 +35,8 @@ def person_of(request: Request | gr.Request) -> Person:
 
     Raises NotSignedIn.
     """
-    plain: Request = getattr(request, "request", request)  # Gradio wraps the one that it was sent
+    wrapped: Any = request
+    plain: Request = getattr(wrapped, "request", wrapped)  # Gradio wraps the one that it was sent
     store: Store = plain.scope[STORE_KEY]
     scheme, _, token = plain.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

@@ -17,7 +17,7 @@ from labeling.people.accounts import set_preferences
 from labeling.people.passwords import accept_invitation, invited
 from labeling.people.person import Person
 from labeling.people.secret import SHORTEST_PASSWORD
-from labeling.people.sessions import LIFETIME, SignInRefused, sign_in, sign_out
+from labeling.people.sessions import LIFETIME, SignInRefused, open_session, sign_in, sign_out
 from labeling.store import Store
 
 HOME, ADMIN = "/label", "/admin"
@@ -68,7 +68,7 @@ def router(store: Store) -> APIRouter:
             return invitation(request, token, lambda words: words.passwords_differ)
         try:
             person = accept_invitation(store, token, password)
-            session = sign_in(store, person.name, password, address_of(request))
+            session = open_session(store, person.id)
         except LabelingError as error:
             told = str(error)
             return invitation(request, token, lambda words: told)

@@ -12,6 +12,10 @@
     const now = performance.now();
     if (document.visibilityState === "visible") seconds += (now - last) / 1000;
     last = now;
+    for (const group of document.querySelectorAll("fieldset")) {
+      const name = group.querySelector("[data-testid=block-info]")?.textContent.trim();
+      if (name && group.ariaLabel !== name) group.ariaLabel = name; // Gradio names them for eyes only
+    }
     const token = field("token")?.value ?? "";
     if (token === item) return;
     if (item) window.scrollTo({ top: 0 });
@@ -69,10 +73,14 @@
   function toggle(id) {
     const drawer = byId(id);
     drawer?.querySelector("button")?.click();
-    requestAnimationFrame(() => {
-      drawer?.scrollIntoView({ block: "nearest" });
-      drawer?.querySelector("input, textarea")?.focus();
-    });
+    enter(drawer, 20);
+  }
+
+  function enter(drawer, tries) {
+    const first = drawer?.querySelector("input, textarea");
+    if (!first?.offsetParent) return tries > 0 && setTimeout(() => enter(drawer, tries - 1), 25);
+    drawer.scrollIntoView({ block: "nearest" });
+    first.focus();
   }
 
   const KEYS = {
@@ -116,20 +124,32 @@
   // ---- the server
   const frame = byId("frame").dataset, banner = byId("banner");
 
+  const speak = () => { if (root.lang !== frame.lang) root.lang = frame.lang; };
+  const root = document.documentElement;
+  new MutationObserver(speak).observe(root, { attributeFilter: ["lang"] }); // Gradio sets its own
+  speak();
+
   function warn(words) {
     banner.textContent = words;
     banner.hidden = !words;
   }
 
-  const fetchAsBefore = window.fetch.bind(window);
+  // What a button does is asked again until the server answers: nothing is done twice (submitting carries a key),
+  // and Gradio never learns of the gap, after which it would reload the page and what was typed would be gone.
+  const fetchOnce = window.fetch.bind(window);
+  const GONE = [502, 503, 504], PAUSE = 1500; // statuses of a proxy that waits for the server; milliseconds
   window.fetch = async (...request) => {
-    try {
-      const answer = await fetchAsBefore(...request);
-      warn(answer.status === 401 ? frame.signedOut : answer.status >= 500 ? frame.unreachable : "");
-      return answer;
-    } catch (error) {
-      if (error.name !== "AbortError") warn(frame.unreachable);
-      throw error;
+    const again = String(request[0]?.url ?? request[0]).endsWith("/run/predict");
+    for (;;) {
+      const answer = await fetchOnce(...request).catch((error) => {
+        if (!again || error.name === "AbortError") throw error;
+      });
+      if (answer && !(again && GONE.includes(answer.status))) {
+        warn(answer.status === 401 ? frame.signedOut : "");
+        return answer;
+      }
+      warn(frame.unreachable);
+      await new Promise((done) => setTimeout(done, PAUSE));
     }
   };
 })();
