@@ -96,7 +96,7 @@ def router(store: Store) -> APIRouter:
     def claim_(person: Annotator) -> Any:
         """The next item for you, or the one that you hold already; 204 when nothing is left."""
         assigned = claim(store, person.id)
-        return Item.of(assigned) if assigned else Response(status_code=204)
+        return Item.of(store, assigned) if assigned else Response(status_code=204)
 
     @api.post("/assignments/{token}/submit", tags=["labeling"])
     def submit_(token: str, answer: AnswerIn, key: Key, person: Annotator) -> Recorded:
@@ -118,7 +118,7 @@ def router(store: Store) -> APIRouter:
     def undo_(person: Annotator) -> Any:
         """Your last answer's item again; the old answer stands until you submit a new one."""
         assigned = undo(store, person.id)
-        return Item.of(assigned) if assigned else Response(status_code=204)
+        return Item.of(store, assigned) if assigned else Response(status_code=204)
 
     @api.get("/progress", tags=["labeling"])
     def progress_(person: Annotator) -> dict[str, Any]:
@@ -143,13 +143,14 @@ def router(store: Store) -> APIRouter:
 
     @api.get("/settings", tags=["lead"])
     def settings(person: Lead) -> QueueSettings:
+        """The queue's settings in force."""
         return read_settings(store)
 
     @api.put("/settings", tags=["lead"])
     def put_settings(settings: QueueSettings, person: Lead) -> QueueSettings:
         """Replace the queue's settings; what is left out takes its default."""
         save_settings(store, settings)
-        audit.record(store, person.id, "settings", "queue", settings.model_dump())
+        audit.record(store, person.id, "queue.settings", "queue", settings.model_dump())
         return settings
 
     add_downloads(api, store)

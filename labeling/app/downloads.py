@@ -35,7 +35,7 @@ def add_downloads(api: APIRouter, store: Store) -> None:
     @api.get("/export/labels.{form}", tags=["lead"], response_class=FileResponse)
     def labels(form: LabelForm, person: Lead) -> FileResponse:
         """Every label that is not superseded. In CSV, what a spreadsheet would run is made harmless."""
-        audit.record(store, person.id, "export", f"labels.{form}")
+        audit.record(store, person.id, "data.export", f"labels.{form}")
         return made(lambda folder: exported_labels(store, folder / f"labels.{form}"))
 
     @api.get("/export/snapshot-{form}.zip", tags=["lead"], response_class=FileResponse)
@@ -48,7 +48,9 @@ def add_downloads(api: APIRouter, store: Store) -> None:
         seed: Annotated[int, Query(description="which prompts these are")] = 0,
     ) -> FileResponse:
         """The labels as a preference dataset: Parquet, JSON lines, or a Hugging Face dataset folder."""
-        audit.record(store, person.id, "export", f"snapshot-{form}", {"test_share": test_share, "seed": seed})
+        audit.record(
+            store, person.id, "data.export", f"snapshot-{form}", {"test_share": test_share, "seed": seed}
+        )
         return made(lambda folder: zipped_snapshot(store, folder, form, test_share, seed))
 
 

@@ -43,5 +43,5 @@ def import_upload(
         if report.rejects_path:
             with rejects.open(encoding="utf-8") as lines:
                 rejected = [line.rstrip("\n") for line in islice(lines, MOST_REJECTS)]
-    audit.record(store, person.id, "import", name, report.counts)
+    audit.record(store, person.id, "data.import", name, report.counts)
     return replace(report, rejects_path=None), rejected

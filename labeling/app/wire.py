@@ -7,8 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from labeling.app.annotate import SHOWN_AI
+from labeling.app.opinion import ai_opinion
+from labeling.app.texts import texts
 from labeling.queue.claim import Assigned
 from labeling.queue.submit import Answer
+from labeling.store import Store
 from labeling.views import Message
 
 
@@ -33,15 +37,18 @@ class Item(Wire):
     prompt: list[Message]
     answers: list[list[Message]] = Field(description="in the order to show: A is 0, B is 1, ...")
     lease_until: datetime = Field(description="submit by then, or another person may get the item")
+    ai_opinion: str = Field(description="empty, but in an experiment that shows it; recorded as such")
 
     @classmethod
-    def of(cls, assigned: Assigned) -> Item:
+    def of(cls, store: Store, assigned: Assigned) -> Item:
         sides = assigned.comparison.sides
+        shows_ai = assigned.arm == SHOWN_AI and len(sides) == 2
         return cls(
             token=assigned.token,
             prompt=assigned.comparison.prompt,
             answers=[sides[position][0] for position in assigned.shown_order],
             lease_until=assigned.lease_until,
+            ai_opinion=ai_opinion(store, assigned, texts("en")) if shows_ai else "",
         )
 
 

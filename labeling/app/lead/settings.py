@@ -42,7 +42,7 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
         changed = {
             name: value for name, value in settings.model_dump().items() if value != before.model_dump()[name]
         }
-        audit.record(store, asking.id, "settings", "queue", changed)
+        audit.record(store, asking.id, "queue.settings", "queue", changed)
         return desk.says("Saved. It holds for every item that is given out from now on.")
 
     desk.on(tab.select, show, outputs=list(form.values()))
