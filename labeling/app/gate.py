@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -91,8 +92,7 @@ class Gate:
         if not declared.isdecimal() or int(declared) > limit:
             await too_large(scope, receive, send)
             return
-        read = 0
-        begun = False
+        read, begun = 0, False
 
         async def counted() -> Message:
             nonlocal read
@@ -104,14 +104,14 @@ class Gate:
 
         async def watched(message: Message) -> None:
             nonlocal begun
-            begun = True
-            await send(message)
+            if read <= limit:  # whatever the app makes of a body that broke off, it is not the answer
+                begun = True
+                await send(message)
 
-        try:
+        with suppress(TooLarge):
             await self.app(scope, counted, watched)
-        except TooLarge:
-            if not begun:
-                await too_large(scope, receive, send)
+        if read > limit and not begun:
+            await too_large(scope, receive, send)
 
     async def document(self, scope: Scope, receive: Receive, role: Role, nonce: str) -> Response:
         """One of Gradio's pages in our frame, for those who may see it."""

@@ -16,22 +16,25 @@ from tests.app.site import Site
 CHROMIUM = "/usr/bin/chromium"
 
 
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site") / "align.db")
+    site.start()
+    yield site
+    site.stop()
+    site.store.engine.dispose()
+
+
 @pytest.fixture
-def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Makes a site that shows the comparisons given."""
-    sites: list[Site] = []
+def make_site(served: Site, tmp_path: Path) -> Callable[[list[NewComparison]], Site]:
+    """Points the server at a new store, with the comparisons given."""
 
     def make(comparisons: list[NewComparison]) -> Site:
-        site = Site(tmp_path / f"align-{len(sites)}.db")
-        site.store.add_comparisons(comparisons)
-        site.start()
-        sites.append(site)
-        return site
+        served.point_at(tmp_path / "align.db")
+        served.store.add_comparisons(comparisons)
+        return served
 
-    yield make
-    for site in sites:
-        site.stop()
-        site.store.engine.dispose()
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import httpx
 import uvicorn
 
 from labeling.app.identity import COOKIE
+from labeling.app.live import Policy
 from labeling.app.server import create_app
 from labeling.people.accounts import create_account, set_preferences
 from labeling.people.person import Person
@@ -20,19 +21,25 @@ from labeling.views import LabelView, NewComparison, NewCompletion
 
 
 class Site:
-    """A server in a thread, over a store of its own, at an address that outlives it."""
+    """A server in a thread, at an address that outlives it. Which store it serves can be changed."""
+
+    policy: Policy | None = None  # for live pairs
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.store = Store.open(str(path))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
+    def point_at(self, path: Path) -> None:
+        """Serve another store from now on: building the pages takes longer than most tests."""
+        self.store.engine.dispose()
+        Store.__init__(self.store, Store.open(str(path)).engine)
+
     def start(self) -> None:
         config = uvicorn.Config(
-            create_app(Store.open(str(self.path))),
+            create_app(self.store, self.policy),
             port=self.port,
             log_level="warning",
             timeout_graceful_shutdown=1,

@@ -19,11 +19,18 @@ def texts_of(page) -> list[str]:
 
 
 def press_and_wait(page, *keys: str) -> None:
-    """Press keys; the last brings another item."""
-    before = page.input_value("#token textarea")
+    """Press keys; the last brings another item, of which both texts are other ones, or none."""
+    before = [page.input_value("#token textarea"), *texts_of(page)]
     for key in keys:
         page.keyboard.press(key)
-    page.wait_for_function("before => document.querySelector('#token textarea').value !== before", arg=before)
+    page.wait_for_function(
+        """before => {
+            const texts = ["A", "B"].map((letter) => document.querySelector(`#card-${letter} .message`)?.innerText);
+            const [token, ...others] = [document.querySelector("#token textarea").value, ...texts];
+            return token !== before[0] && (!token || others.every((text, place) => text !== before[place + 1]));
+        }""",
+        arg=before,
+    )
 
 
 def numbered(count: int) -> list:

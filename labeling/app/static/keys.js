@@ -17,10 +17,12 @@
       if (name && group.ariaLabel !== name) group.ariaLabel = name; // Gradio names them for eyes only
     }
     const token = field("token")?.value ?? "";
-    if (token === item) return;
-    if (item) window.scrollTo({ top: 0 });
-    [item, seconds, marked] = [token, 0, 0];
-    mark(0);
+    if (token !== item) {
+      if (item) window.scrollTo({ top: 0 });
+      [item, seconds] = [token, 0];
+      mark(0);
+    }
+    if (!document.querySelector("#answers .marked")) mark(marked);
   }
   setInterval(tick, 200);
 
