@@ -28,6 +28,7 @@ from labeling.queue.gold import remove_gold, set_gold
 from labeling.store import Store
 
 ROLES = texts("en").roles
+WHICH = {"Everything": {}, "Flagged": {"flagged": True}, "Gold": {"gold": True}}
 RIGHT = {  # (verdict, p_first) by what the lead chooses
     "The first is better": ("preference", 1.0),
     "The second is better": ("preference", 0.0),
@@ -40,8 +41,7 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
     desk = Desk.lay_out(store)
     with gr.Row(elem_classes="line"):
         text = gr.Textbox(label="Find", placeholder="words of the prompt, or a number", max_lines=1)
-        flagged = gr.Checkbox(label="Flagged only")
-        golden = gr.Checkbox(label="Gold only")
+        which = gr.Dropdown(list(WHICH), value="Everything", label="Among")
         find = gr.Button("Find", variant="primary")
     listed = ours()
     after = hidden("items-after")
@@ -51,21 +51,16 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
         open_ = gr.Button("Open")
     detail = Detail.lay_out(desk)
 
-    def show(asking: Asking, text: str, flagged: bool, golden: bool, after_id: str = "") -> Updates:
-        rows = find_items(
-            store,
-            text or "",
-            int(after_id[:MOST_DIGITS]) if after_id.isdecimal() else 0,
-            flagged=flagged,
-            gold=golden,
-        )
+    def show(asking: Asking, text: str, which: str, after_id: str = "") -> Updates:
+        last = int(after_id[:MOST_DIGITS]) if after_id.isdecimal() else 0
+        rows = find_items(store, text or "", last, **WHICH.get(which, {}))
         return {
             listed: items_table(rows),
             more: gr.update(visible=len(rows) == PAGE),
             after: str(rows[-1].id) if rows else "",
         }
 
-    criteria, list_ = [text, flagged, golden], [listed, more, after]
+    criteria, list_ = [text, which], [listed, more, after]
     desk.on(tab.select, show, criteria, list_)
     desk.on(find.click, show, criteria, list_)
     desk.on(text.submit, show, criteria, list_)

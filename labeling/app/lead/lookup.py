@@ -29,7 +29,9 @@ class ItemRow:
     flags: int  # open
 
 
-def find_items(store: Store, text: str, after: int, *, flagged: bool, gold: bool) -> list[ItemRow]:
+def find_items(
+    store: Store, text: str, after: int = 0, *, flagged: bool = False, gold: bool = False
+) -> list[ItemRow]:
     """The first comparisons after this id whose prompt holds the text (or whose number it is)."""
     flags = (
         select(func.count()).where(Flag.comparison_id == Comparison.id, Flag.resolved_at.is_(None))

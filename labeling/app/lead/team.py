@@ -19,7 +19,7 @@ ROLES = [("Annotator", "annotator"), ("Lead", "lead"), ("Admin", "admin")]
 
 def lay_out(tab: gr.Tab, store: Store) -> None:
     desk = Desk.lay_out(store)
-    secret = gr.Textbox(interactive=False, visible=False, buttons=["copy"], elem_id="secret")
+    secret = gr.Textbox(interactive=False, visible=False, elem_id="secret")
     listed = ours()
     heading("Invite", "The link is shown once, here. Whoever opens it chooses a password and is in.")
     with gr.Row(elem_classes="line"):
@@ -39,23 +39,16 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
 
     def show(asking: Asking) -> Updates:
         everyone = accounts.people(store)
-        names = [one.name for one in everyone]
-        return {
-            listed: people_table(everyone),
-            who: gr.update(choices=names, value=None),
-            secret: gr.update(value="", visible=False),
-        }
+        return {listed: people_table(everyone), who: gr.update(choices=[one.name for one in everyone])}
 
-    def told(asking: Asking, said: str, **shown: str) -> Updates:
-        """The list as it is now, what was done, and a secret that is shown this once."""
-        updates = {**show(asking), **desk.says(said)}
-        for label, value in shown.items():
-            updates[secret] = gr.update(value=value, label=label.replace("_", " "), visible=True)
-        return updates
+    def told(asking: Asking, said: str, label: str = "", shown: str = "") -> Updates:
+        """The list as it is now, what was done, and perhaps a secret that is shown this once."""
+        secret_now = gr.update(value=shown, label=label, visible=bool(shown))
+        return {**show(asking), secret: secret_now, name: "", **desk.says(said)}
 
-    def invite_(asking: Asking, name: str, role: Role) -> Updates:
-        link = accounts.invite(store, name or "", role, by=asking.id)
-        return told(asking, f"{name} can come in by this link.", One_time_link=linked(asking, link))
+    def invite_(asking: Asking, called: str, role: Role) -> Updates:
+        link = accounts.invite(store, called or "", role, by=asking.id)
+        return told(asking, f"{called} can come in by this link.", "One-time link", linked(asking, link))
 
     def set_role_(asking: Asking, name: str | None, role: Role) -> Updates:
         person = accounts.set_role(store, chosen(store, name).id, role, by=asking.id)
@@ -65,12 +58,12 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
         person = chosen(store, name)
         link = accounts.reset_password(store, person.id, by=asking.id)
         said = f"{person.name} is signed out and chooses a new password by this link."
-        return told(asking, said, One_time_link=linked(asking, link))
+        return told(asking, said, "One-time link", linked(asking, link))
 
     def token_(asking: Asking, name: str | None) -> Updates:
         person = chosen(store, name)
         made = make_token(store, person.id, "from the lead's page", by=asking.id)
-        return told(asking, f"Scripts act for {person.name} with this token.", API_token=made)
+        return told(asking, f"Scripts act for {person.name} with this token.", "API token", made)
 
     def activate_(asking: Asking, name: str | None) -> Updates:
         person = accounts.activate(store, chosen(store, name).id, by=asking.id)
@@ -80,8 +73,8 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
         person = accounts.deactivate(store, chosen(store, name).id, by=asking.id)
         return told(asking, f"{person.name} is shut out; their labels stay.")
 
-    outputs = [secret, listed, who]
-    desk.on(tab.select, show, outputs=outputs)
+    outputs = [secret, listed, who, name]
+    desk.on(tab.select, show, outputs=[listed, who])
     desk.on(invite.click, invite_, [name, role], outputs)
     desk.on(set_role.click, set_role_, [who, new_role], outputs)
     desk.on(reset.click, reset_, [who], outputs)
