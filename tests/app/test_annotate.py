@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from labeling.queue.settings import QueueSettings, save_settings
-from labeling.schema import Assignment, Flag
+from labeling.schema import Assignment, Flag, Judgement
 from tests.app.site import comparison
 
 READY = "#card-A .message"
@@ -251,3 +251,25 @@ def test_fits_and_is_accessible(make_site, open_page, width, theme):
         assert (a["y"], a["height"], a["width"]) == (b["y"], b["height"], b["width"])
     else:
         assert b["y"] >= a["y"] + a["height"]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_ai_opinion_is_shown_only_in_its_arm(make_site, open_page, share):
+    site = make_site(numbered(1))
+    save_settings(site.store, QueueSettings(show_ai_share=share))
+    judge = site.store.annotator("judge-1", "judge")
+    with site.store.begin() as session:
+        session.add(
+            Judgement(comparison_id=1, annotator_id=judge, outcome="verdict", p_first=0.8, call_keys=[])
+        )
+    page = open_page(site, site.person("mei"))
+    page.wait_for_selector(READY)
+    first = "A" if texts_of(page)[0].startswith("first") else "B"
+    if share:
+        assert f"prefers {first} (80 %)" in page.inner_text("#opinion")
+    else:
+        assert not page.is_visible("#opinion")
+        assert "judge" not in page.inner_text("body").lower()
+    press_and_wait(page, "1", "Enter")
+    with site.store.begin() as session:
+        assert session.query(Assignment).one().arm == ("ai-shown" if share else "")
