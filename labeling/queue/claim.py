@@ -91,7 +91,7 @@ def open_lease(session: Session, annotator_id: int) -> Assignment | None:
         .order_by(Assignment.id)
         .limit(1)
     )
-    return session.scalar(query.with_for_update())
+    return session.scalar(query.with_for_update(key_share=True))
 
 
 def choose(session: Session, annotator_id: int, settings: QueueSettings) -> Choice | None:
@@ -120,7 +120,9 @@ def take_slot(session: Session, annotator_id: int, policy: str) -> Choice | None
     """
     waits = (False, True) if session.get_bind().dialect.name == "postgresql" else (True,)
     for wait in waits:
-        following = next_open(annotator_id, policy).with_for_update(skip_locked=not wait, of=Candidate)
+        following = next_open(annotator_id, policy).with_for_update(
+            key_share=True, skip_locked=not wait, of=Candidate
+        )
         taken = session.execute(
             update(Comparison)
             .where(Comparison.id == following.scalar_subquery())

@@ -29,7 +29,7 @@ def lock_annotator(session: Session, annotator_id: int) -> None:
 def held(session: Session, token: str, annotator_id: int) -> Assignment:
     """The annotator's assignment of that token, locked. Raises LabelingError if it is not theirs."""
     query = select(Assignment).where(Assignment.token == token, Assignment.annotator_id == annotator_id)
-    assignment = session.scalar(query.with_for_update())
+    assignment = session.scalar(query.with_for_update(key_share=True))
     if assignment is None:
         raise not_yours()
     return assignment
@@ -57,7 +57,7 @@ def release_overdue(store: Store, now: datetime, but_of: int) -> None:
             .join(Comparison, Comparison.id == Assignment.comparison_id)
             .where(others)
             .limit(AT_ONCE)
-            .with_for_update(skip_locked=True)
+            .with_for_update(key_share=True, skip_locked=True)
         ).all()
         labelled = exists().where(Label.assignment_id == Assignment.id)
         ids = [row.id for row in rows]

@@ -64,7 +64,7 @@ def slots_left() -> Any:
 def hold(session: Session, comparisons: Collection[int]) -> None:
     """Nobody else changes the slots of these until the transaction ends. Always in the same order: no deadlock."""
     query = select(Comparison.id).where(Comparison.id.in_(comparisons)).order_by(Comparison.id)
-    session.execute(query.with_for_update()).all()
+    session.execute(query.with_for_update(key_share=True)).all()
 
 
 def recount(session: Session, comparisons: Collection[int]) -> None:

@@ -107,7 +107,7 @@ def undo(store: Store, annotator_id: int, *, now: datetime | None = None) -> Ass
             )
             .order_by(Label.id.desc())
             .limit(1)
-            .with_for_update(of=Assignment)
+            .with_for_update(key_share=True, of=Assignment)
         )
         if assignment is None:
             return None
