@@ -150,7 +150,7 @@ def build_trainer(
         eval_dataset=test if len(test) else None,
         processing_class=tokenizer,
         data_collator=SoftPairCollator(pad_token_id=tokenizer.pad_token_id),
-        peft_config=None if adapted else peft_config(config.tuning, "CAUSAL_LM"),
+        peft_config=None if adapted else peft_config(config.tuning, "CAUSAL_LM", policy),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from alignment.ppo.logprobs import chosen_logprobs
 from alignment.ppo.sequences import Sequences
+from alignment.ppo.trunk import first_trained_layer, lower_states, response_states, splits_exactly, trunk
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,6 +29,12 @@ class ActorCritic(Protocol):
         """The model that generates, ready to (its adapter active)."""
         ...
 
+    shares_trunk: bool  # the value head sits on the policy's own trunk: one forward serves both
+
+    def prepare(self, batch: Sequences) -> Sequences:
+        """The batch with what need not be computed again while these answers are learned from."""
+        ...
+
     def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (detached) of the response tokens, fp32."""
         ...
@@ -34,7 +42,11 @@ class ActorCritic(Protocol):
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor: ...
 
     def values(self, batch: Sequences) -> Tensor:
-        """The critic's value before each response token, fp32."""
+        """The critic's value before each response token, fp32. On a shared trunk only the head gets gradients."""
+        ...
+
+    def policy_and_values(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values; one forward where the trunk is shared."""
         ...
 
     def policy_parameters(self) -> list[nn.Parameter]: ...
@@ -53,9 +65,10 @@ class ActorCritic(Protocol):
 
 
 class AdapterActorCritic(nn.Module):
-    """One frozen base: the policy and the critic are adapters on it, the reference is it with adapters off.
+    """One frozen base: the policy is an adapter on it, the reference is it with adapters off.
 
-    If the policy started from an adapter, the reference is a frozen copy of that adapter instead.
+    The critic is an adapter of its own with a value head, or a value head on the policy's trunk. If the policy
+    started from an adapter, the reference is a frozen copy of that adapter. Layers below every adapter are run once.
     """
 
     def __init__(self, model: PeftModel, value_head: nn.Linear) -> None:
@@ -63,27 +76,54 @@ class AdapterActorCritic(nn.Module):
         self.model = model
         self.value_head = value_head
         self.has_reference_adapter = REFERENCE in model.peft_config
+        self.shares_trunk = CRITIC not in model.peft_config
         self.model.set_adapter(POLICY)
+        adapters = tuple(f".{name}." for name in model.peft_config)
+        names = [name for name, _ in model.named_parameters() if any(a in name for a in adapters)]
+        cut = first_trained_layer(names)
+        self.first_layer = cut if cut and splits_exactly(self.base, cut) else 0
+
+    @property
+    def base(self) -> PreTrainedModel:
+        return self.model.get_base_model()
 
     def policy(self) -> PreTrainedModel:
         self.model.set_adapter(POLICY)
         return self.model
 
+    def prepare(self, batch: Sequences) -> Sequences:
+        if not self.first_layer:
+            return batch
+        return batch.with_states(lower_states(self.base, batch.ids, self.first_layer))
+
     def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
         self.model.set_adapter(POLICY)
-        return response_logprobs(self.model.get_base_model(), batch, temperature)
+        return response_logprobs(self.base, batch, temperature, self.first_layer)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
         if self.has_reference_adapter:
             self.model.set_adapter(REFERENCE, inference_mode=True)
-            return response_logprobs(self.model.get_base_model(), batch, temperature)[0]
+            return response_logprobs(self.base, batch, temperature, self.first_layer)[0]
         with self.model.disable_adapter():
-            return response_logprobs(self.model.get_base_model(), batch, temperature)[0]
+            return response_logprobs(self.base, batch, temperature, self.first_layer)[0]
 
     def values(self, batch: Sequences) -> Tensor:
-        self.model.set_adapter(CRITIC)
-        return response_values(self.model.get_base_model(), self.value_head, batch)
+        if self.shares_trunk:
+            self.model.set_adapter(POLICY)
+            with torch.no_grad():
+                states = response_states(self.base, batch, self.first_layer)
+        else:
+            self.model.set_adapter(CRITIC)
+            states = response_states(self.base, batch, self.first_layer)
+        return values_of(self.value_head, states, batch)
+
+    def policy_and_values(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.shares_trunk:
+            return *self.policy_logprobs(batch, temperature), self.values(batch)
+        self.model.set_adapter(POLICY)
+        states = response_states(self.base, batch, self.first_layer)
+        return *logprobs_of(self.base, states, batch, temperature), values_of(self.value_head, states, batch)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return [p for _, p in self._adapter(POLICY)]
@@ -106,13 +146,14 @@ class AdapterActorCritic(nn.Module):
 
 
 class FullActorCritic(nn.Module):
-    """Every weight is trained: the policy, a critic with a trunk of its own, and a frozen copy as the reference."""
+    """Every weight is trained: the policy, a critic with a trunk of its own or on the policy's (None), and a frozen
+    copy as the reference."""
 
     def __init__(
         self,
         policy: PreTrainedModel,
         reference: PreTrainedModel,
-        critic: PreTrainedModel,
+        critic: PreTrainedModel | None,
         value_head: nn.Linear,
     ) -> None:
         super().__init__()
@@ -120,9 +161,13 @@ class FullActorCritic(nn.Module):
         self.reference = reference.requires_grad_(False)
         self.critic = critic
         self.value_head = value_head
+        self.shares_trunk = critic is None
 
     def policy(self) -> PreTrainedModel:
         return self.policy_model
+
+    def prepare(self, batch: Sequences) -> Sequences:
+        return batch
 
     def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
         return response_logprobs(self.policy_model, batch, temperature)
@@ -132,16 +177,30 @@ class FullActorCritic(nn.Module):
         return response_logprobs(self.reference, batch, temperature)[0]
 
     def values(self, batch: Sequences) -> Tensor:
-        return response_values(self.critic, self.value_head, batch)
+        if self.critic is not None:
+            return values_of(self.value_head, response_states(self.critic, batch), batch)
+        with torch.no_grad():
+            states = response_states(self.policy_model, batch)
+        return values_of(self.value_head, states, batch)
+
+    def policy_and_values(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        if self.critic is not None:
+            return *self.policy_logprobs(batch, temperature), self.values(batch)
+        states = response_states(self.policy_model, batch)
+        logprobs, entropy = logprobs_of(self.policy_model, states, batch, temperature)
+        return logprobs, entropy, values_of(self.value_head, states, batch)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return list(self.policy_model.parameters())
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        return [*trunk(self.critic).parameters(), *self.value_head.parameters()]
+        own = [] if self.critic is None else trunk(self.critic).parameters()
+        return [*own, *self.value_head.parameters()]
 
     def trained_state(self) -> dict[str, Tensor]:
-        parts = {"policy": self.policy_model, "critic": trunk(self.critic), "value_head": self.value_head}
+        parts: dict[str, nn.Module] = {"policy": self.policy_model, "value_head": self.value_head}
+        if self.critic is not None:
+            parts["critic"] = trunk(self.critic)
         return {f"{part}.{key}": p.detach() for part, m in parts.items() for key, p in m.named_parameters()}
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
@@ -151,37 +210,29 @@ class FullActorCritic(nn.Module):
         self.policy_model.save_pretrained(folder)
 
 
-def trunk(model: PreTrainedModel) -> nn.Module:
-    """The transformer under a head: a causal model's or a classifier's."""
-    return getattr(model, model.base_model_prefix)
-
-
-def response_states(model: PreTrainedModel, batch: Sequences) -> Tensor:
-    """Hidden states (n, d) at the positions that predict the response tokens; nothing else reaches a head."""
-    states = trunk(model)(input_ids=batch.ids, use_cache=False).last_hidden_state
-    return states[batch.predicts]
-
-
-def response_logprobs(model: PreTrainedModel, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
+def response_logprobs(
+    model: PreTrainedModel, batch: Sequences, temperature: float, first_layer: int = 0
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities (with gradient) and entropies (without) of the response tokens: two (b, r), fp32, nats.
 
     Logits are divided by the sampling temperature, so that these are probabilities of what was really sampled.
     """
-    logits = model.get_output_embeddings()(response_states(model, batch)).float()
+    return logprobs_of(model, response_states(model, batch, first_layer), batch, temperature)
+
+
+def logprobs_of(
+    model: PreTrainedModel, states: Tensor, batch: Sequences, temperature: float
+) -> tuple[Tensor, Tensor]:
     softcap = getattr(model.config, "final_logit_softcapping", None)
-    if softcap:
-        logits = torch.tanh(logits / softcap) * softcap
-    everything = torch.log_softmax(logits / temperature, dim=-1)  # (n, v)
-    chosen = everything.gather(-1, batch.targets[:, None]).squeeze(-1)
-    with torch.no_grad():
-        entropy = -(everything.exp() * everything).sum(-1)
+    chosen, entropy = chosen_logprobs(
+        model.get_output_embeddings(), states, batch.targets, temperature, softcap
+    )
     return batch.to_rows(chosen), batch.to_rows(entropy)
 
 
-def response_values(model: PreTrainedModel, head: nn.Linear, batch: Sequences) -> Tensor:
+def values_of(head: nn.Linear, states: Tensor, batch: Sequences) -> Tensor:
     """The value before each response token: (b, r), fp32."""
-    states = response_states(model, batch).to(head.weight.dtype)
-    return batch.to_rows(head(states).squeeze(-1).float())
+    return batch.to_rows(head(states.to(head.weight.dtype)).squeeze(-1).float())
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -13,7 +13,6 @@ from alignment.errors import AlignmentError
 from alignment.models import base_of, is_adapter, load_policy, resolve, torch_dtype
 from alignment.ppo.actor_critic import (
     CRITIC,
-    POLICY,
     REFERENCE,
     ActorCritic,
     AdapterActorCritic,
@@ -21,7 +20,7 @@ from alignment.ppo.actor_critic import (
     disable_dropout,
 )
 from alignment.ppo.config import PPOConfig
-from alignment.tuning.apply import peft_config
+from alignment.tuning.apply import apply_tuning, peft_config
 from reward.card import RewardCard
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
 
 
 def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:
-    from peft import PeftModel, get_peft_model
+    from peft import PeftModel
 
     path = resolve(config.policy.path)
     start = load_policy(path, config.policy.dtype, four_bit=config.tuning.method == "qlora", trainable=True)
@@ -49,10 +48,13 @@ def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:
         model.load_adapter(path, adapter_name=REFERENCE, is_trainable=False)
         reference = "the reference is a frozen copy of the starting adapter"
     else:
-        model = get_peft_model(start, peft_config(config.tuning, "CAUSAL_LM"), adapter_name=POLICY)
+        model = apply_tuning(start, config.tuning, "CAUSAL_LM")
         reference = "the reference is the base with adapters off"
     head = nn.Linear(hidden_size(model), 1)
-    critic = _critic_adapter(model, head, config)
+    nn.init.zeros_(head.weight)
+    critic = "the critic is a value head on the policy's trunk"
+    if config.critic.trunk == "own":
+        critic = _critic_adapter(model, head, config)
     disable_dropout(model)
     return AdapterActorCritic(model, head), f"one base in memory: {reference}; {critic}"
 
@@ -61,10 +63,11 @@ def _critic_adapter(model: Any, head: nn.Linear, config: PPOConfig) -> str:
     """Add the critic's adapter, from the reward model's where it is an adapter on the same base."""
     from peft import LoraConfig, PeftConfig, set_peft_model_state_dict
 
-    fresh = peft_config(config.tuning, "CAUSAL_LM")
+    base = model.get_base_model()
+    fresh = peft_config(config.tuning, "CAUSAL_LM", base)
     if config.critic.init == "reward":
         folder = resolve(config.reward)
-        if is_adapter(folder) and same_place(base_of(folder), model.get_base_model().config._name_or_path):
+        if is_adapter(folder) and same_place(base_of(folder), base.config._name_or_path):
             weights, score = reward_adapter(folder)
             shape = PeftConfig.from_pretrained(folder)
             settings = {
@@ -79,10 +82,8 @@ def _critic_adapter(model: Any, head: nn.Linear, config: PPOConfig) -> str:
             start_from_score(head, score, folder)
             return "the critic starts from the reward adapter"
         model.add_adapter(CRITIC, fresh)
-        nn.init.zeros_(head.weight)
         return "the critic is a new adapter with a zero head (the reward model is no adapter on this base)"
     model.add_adapter(CRITIC, fresh)
-    nn.init.zeros_(head.weight)
     return "the critic is a new adapter with a zero head"
 
 
@@ -95,14 +96,20 @@ def _full(config: PPOConfig) -> tuple[ActorCritic, str]:
     policy = load_policy(path, config.policy.dtype)
     reference = copy.deepcopy(policy)
     head = nn.Linear(hidden_size(policy), 1)
+    nn.init.zeros_(head.weight)
     critic, line = _full_critic(policy, head, config)
     for model in (policy, reference, critic):
-        disable_dropout(model)
+        if model is not None:
+            disable_dropout(model)
     policy.requires_grad_(True)
     return FullActorCritic(policy, reference, critic, head), f"full tuning: a frozen reference copy; {line}"
 
 
-def _full_critic(policy: PreTrainedModel, head: nn.Linear, config: PPOConfig) -> tuple[PreTrainedModel, str]:
+def _full_critic(
+    policy: PreTrainedModel, head: nn.Linear, config: PPOConfig
+) -> tuple[PreTrainedModel | None, str]:
+    if config.critic.trunk == "policy":
+        return None, "the critic is a value head on the policy's trunk"
     folder = resolve(config.reward)
     if config.critic.init == "reward" and not is_adapter(folder):
         from transformers import AutoModelForSequenceClassification
@@ -113,7 +120,6 @@ def _full_critic(policy: PreTrainedModel, head: nn.Linear, config: PPOConfig) ->
         if critic.config.vocab_size == policy.config.vocab_size:
             start_from_score(head, critic.score.weight.detach(), folder)
             return critic, "the critic starts from the reward model"
-    nn.init.zeros_(head.weight)
     critic = copy.deepcopy(policy)
     return critic, "the critic is a copy of the policy with a zero head"
 

@@ -27,9 +27,15 @@ class KLConfig(Section):
 class CriticConfig(Section):
     """The value function."""
 
-    init: Literal["reward", "zero"] = Field(
-        "reward", description="start from the reward model, or from a zero head"
+    trunk: Literal["policy", "own"] = Field(
+        "policy",
+        description="policy: a value head on the policy's own trunk, half the work; own: an adapter or a copy "
+        "of its own, as full tuning has by default",
     )
+    init: Literal["reward", "zero"] = Field(
+        "reward", description="where an own trunk starts: from the reward model, or from a zero head"
+    )
+    coef: float = Field(0.1, ge=0, description="weight of its loss where it shares the policy's trunk")
     learning_rate: float = Field(1e-4, gt=0)
     clip: float = Field(
         0.2, gt=0, description="how far a value may move in one iteration before it is clipped"
@@ -77,6 +83,12 @@ class PPOConfig(Section):
 
     save_every: int = Field(10, ge=1, description="iterations between checkpoints")
     keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _own_trunk_in_full_tuning(self) -> PPOConfig:
+        if self.tuning.method == "full" and "trunk" not in self.critic.model_fields_set:
+            self.critic = self.critic.model_copy(update={"trunk": "own"})
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> PPOConfig:

@@ -7,7 +7,7 @@ needed in training forwards: positions are simply 0, 1, 2, ...
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ class Sequences:
     """Rows of [prompt | response | padding].
 
     ids: (b, t) int64. prompt_lengths, response_lengths: (b,) int64, each at least 1.
+    states: (b, t, d), what enters the first tuned layer, where the layers below it are run only once.
     """
 
     ids: Tensor
     prompt_lengths: Tensor
     response_lengths: Tensor
+    states: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,13 +56,26 @@ class Sequences:
         mask = self.response_mask
         return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
+    def with_states(self, states: Tensor) -> Sequences:
+        return replace(self, states=states)
+
     def to(self, device: torch.device) -> Sequences:
-        return Sequences(*(x.to(device) for x in (self.ids, self.prompt_lengths, self.response_lengths)))
+        return Sequences(
+            self.ids.to(device),
+            self.prompt_lengths.to(device),
+            self.response_lengths.to(device),
+            None if self.states is None else self.states.to(device),
+        )
 
     def select(self, rows: Tensor) -> Sequences:
         """Some of the rows, cut to the longest of them."""
         longest = int(self.lengths[rows].max())
-        return Sequences(self.ids[rows, :longest], self.prompt_lengths[rows], self.response_lengths[rows])
+        return Sequences(
+            self.ids[rows, :longest],
+            self.prompt_lengths[rows],
+            self.response_lengths[rows],
+            None if self.states is None else self.states[rows, :longest],
+        )
 
 
 def join(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> Sequences:

@@ -22,6 +22,7 @@ from alignment.ppo.kl import AdaptiveKL, FixedKL, KLController, kl_estimate
 from alignment.ppo.losses import policy_loss, value_loss
 from alignment.ppo.masked import explained_variance, masked_mean, whiten
 from alignment.ppo.rewards import shape_scores, token_rewards
+from alignment.ppo.sequences import Sequences
 from alignment.prompts import EncodedPrompt, PromptStream
 from reward.scorer import Scorer
 from rollout.types import RolloutEngine
@@ -113,15 +114,16 @@ class PPOTrainer:
         if self.iteration == 0 and not self.models.value_head.weight.any():
             # a critic that knows nothing yet starts at the mean: else lambda < 1 shortens answers by itself
             self.models.value_head.bias.fill_(float(shaped.mean()))
+        sequences = self.prepare(sequences)
         mask = sequences.response_mask
         old, entropy, reference, values = (torch.zeros(mask.shape) for _ in range(4))
         for rows in microbatches(sequences, torch.arange(len(sequences)), config.microbatch):
             batch = sequences.select(rows).to(self.device)
             width = batch.response_mask.shape[1]
-            logprobs, entropies = self.models.policy_logprobs(batch, config.sampling.temperature)
+            logprobs, entropies, value = self.models.policy_and_values(batch, config.sampling.temperature)
             old[rows, :width], entropy[rows, :width] = logprobs.cpu(), entropies.cpu()
+            values[rows, :width] = value.cpu()
             reference[rows, :width] = self.models.reference_logprobs(batch, config.sampling.temperature).cpu()
-            values[rows, :width] = self.models.values(batch).cpu()
 
         kl = kl_estimate(old, reference, "k1")
         rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
@@ -144,6 +146,18 @@ class PPOTrainer:
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
         return Experience(sequences, old, reference, values, advantages, returns), seen
+
+    def prepare(self, sequences: Sequences) -> Sequences:
+        """The answers with what the frozen lower layers make of them, where there are such layers."""
+        together: Tensor | None = None
+        for rows in microbatches(sequences, torch.arange(len(sequences)), self.config.microbatch):
+            states = self.models.prepare(sequences.select(rows).to(self.device)).states
+            if states is None:
+                return sequences
+            if together is None:
+                together = torch.zeros(*sequences.ids.shape, states.shape[-1], dtype=states.dtype)
+            together[rows, : states.shape[1]] = states.cpu()
+        return sequences if together is None else sequences.with_states(together)
 
     def learn(self, experience: Experience) -> dict[str, float]:
         """Epochs of minibatches, reshuffled each epoch; one optimizer step a minibatch."""
@@ -178,34 +192,48 @@ class PPOTrainer:
 
         Returns sums over tokens for the metrics, and the largest ratio.
         """
-        config, mask = self.config, batch.sequences.response_mask
-        sums, largest = {}, 1.0
-        if moves_policy:
-            logprobs, _ = self.models.policy_logprobs(batch.sequences, config.sampling.temperature)
-            loss, ratio, clipped = policy_loss(
-                logprobs, batch.old_logprobs, batch.advantages, clip=config.clip, dual_clip=config.dual_clip
-            )
-            if config.kl.place == "loss":
-                estimate = kl_estimate(logprobs, batch.reference_logprobs, config.kl.loss_estimator)
-                loss = loss + self.kl.coef * estimate
+        mask, seen = batch.sequences.response_mask, dict[str, Tensor]()
+        for loss in self.losses(batch, moves_policy, seen):
             ((loss * mask).sum() / tokens).backward()
-            approx_kl = kl_estimate(batch.old_logprobs, logprobs.detach(), "k3")
-            per_token = {
-                "policy_loss": loss,
-                "ratio_mean": ratio,
-                "policy_clipped": clipped,
-                "update_kl": approx_kl,
-            }
-            sums = {name: float((x.detach() * mask).sum()) for name, x in per_token.items()}
-            largest = float((ratio.detach() * mask).max())
-        # only now the critic: switching adapters between a forward and its backward would lose gradients
-        loss, clipped = value_loss(
-            self.models.values(batch.sequences), batch.old_values, batch.returns, clip=config.critic.clip
+        largest = float((seen["ratio_mean"] * mask).max()) if moves_policy else 1.0
+        return {name: float((x.detach() * mask).sum()) for name, x in seen.items()}, largest
+
+    def losses(self, batch: Experience, moves_policy: bool, seen: dict[str, Tensor]) -> Iterator[Tensor]:
+        """The loss of each token (b, r): of policy and critic together where they share a trunk, else one by one.
+
+        The second is computed after the first's backward: switching adapters in between would lose gradients.
+        """
+        temperature = self.config.sampling.temperature
+        if moves_policy and self.models.shares_trunk:
+            logprobs, _, values = self.models.policy_and_values(batch.sequences, temperature)
+            policy = self.policy_loss(batch, logprobs, seen)
+            yield policy + self.config.critic.coef * self.value_loss(batch, values, seen)
+            return
+        if moves_policy:
+            logprobs, _ = self.models.policy_logprobs(batch.sequences, temperature)
+            yield self.policy_loss(batch, logprobs, seen)
+        yield self.value_loss(batch, self.models.values(batch.sequences), seen)
+
+    def policy_loss(self, batch: Experience, logprobs: Tensor, seen: dict[str, Tensor]) -> Tensor:
+        config = self.config
+        loss, ratio, clipped = policy_loss(
+            logprobs, batch.old_logprobs, batch.advantages, clip=config.clip, dual_clip=config.dual_clip
         )
-        ((loss * mask).sum() / tokens).backward()
-        sums["value_loss"] = float((loss.detach() * mask).sum())
-        sums["value_clipped"] = float((clipped * mask).sum())
-        return sums, largest
+        if config.kl.place == "loss":
+            estimate = kl_estimate(logprobs, batch.reference_logprobs, config.kl.loss_estimator)
+            loss = loss + self.kl.coef * estimate
+        seen |= {
+            "policy_loss": loss,
+            "ratio_mean": ratio.detach(),
+            "policy_clipped": clipped,
+            "update_kl": kl_estimate(batch.old_logprobs, logprobs.detach(), "k3"),
+        }
+        return loss
+
+    def value_loss(self, batch: Experience, values: Tensor, seen: dict[str, Tensor]) -> Tensor:
+        loss, clipped = value_loss(values, batch.old_values, batch.returns, clip=self.config.critic.clip)
+        seen |= {"value_loss": loss, "value_clipped": clipped}
+        return loss
 
     def descend(self, optimizer: torch.optim.Optimizer) -> float:
         """One optimizer step on clipped gradients; returns the norm before clipping."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.errors import AlignmentError
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
+LAYER = re.compile(r"\.layers\.(\d+)\.")  # where decoders of this stack keep their layers
 
 
-def peft_config(tuning: TuningConfig, task_type: TaskType) -> LoraConfig | None:
-    """PEFT's settings for `tuning`, None for full tuning. Dropout is 0: a policy must equal itself.
+def peft_config(tuning: TuningConfig, task_type: TaskType, model: torch.nn.Module) -> LoraConfig | None:
+    """PEFT's settings for `tuning` of `model`, None for full tuning.
 
-    A reward model's score head is trained and saved whole beside the adapters.
+    Dropout is 0: a policy must equal itself. A reward model's score head is trained and saved
+    whole beside the adapters.
     """
     from peft import LoraConfig, TaskType
 
@@ -29,9 +32,36 @@ def peft_config(tuning: TuningConfig, task_type: TaskType) -> LoraConfig | None:
         r=tuning.rank,
         lora_alpha=tuning.alpha,
         lora_dropout=0.0,
-        target_modules=tuning.target_modules,
+        target_modules=tuning.target_modules if tuning.layers is None else upper_modules(tuning, model),
         modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
     )
+
+
+def upper_modules(tuning: TuningConfig, model: torch.nn.Module) -> list[str]:
+    """The linear layers, of those that `tuning` names, in the last `tuning.layers` layers of `model`.
+
+    Raises AlignmentError if there are none, or fewer layers than that.
+    """
+    from torch.nn import Linear
+
+    places = [(name, found) for name, module in model.named_modules() if (found := LAYER.search(name))]
+    linear = {
+        name.removesuffix(".base_layer")  # of a model that has adapters already
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and ".lora_" not in name
+    }
+    depth = 1 + max((int(found[1]) for _, found in places), default=-1)
+    wanted = None if isinstance(tuning.target_modules, str) else set(tuning.target_modules)
+    chosen = [
+        name
+        for name, found in places
+        if name in linear
+        and int(found[1]) >= depth - (tuning.layers or depth)
+        and (wanted is None or name.rpartition(".")[2] in wanted)
+    ]
+    if not chosen or (tuning.layers or 0) > depth:
+        raise AlignmentError(f"tuning.layers={tuning.layers} does not fit this model of {depth} layers")
+    return chosen
 
 
 def apply_tuning(model: Any, tuning: TuningConfig, task_type: TaskType) -> Any:
@@ -40,7 +70,7 @@ def apply_tuning(model: Any, tuning: TuningConfig, task_type: TaskType) -> Any:
     Raises AlignmentError if `target_modules` names no layer of the model, or if full tuning is asked of
     a 4-bit model.
     """
-    config = peft_config(tuning, task_type)
+    config = peft_config(tuning, task_type, model)
     if config is None:
         if getattr(model, "is_loaded_in_4bit", False):
             raise AlignmentError("4-bit weights cannot be tuned in full: use tuning.method=qlora")

@@ -17,4 +17,9 @@ class TuningConfig(Section):
     )
     rank: int = Field(16, ge=1, description="rank of the adapters")
     alpha: int = Field(32, ge=1, description="adapters are scaled by alpha / rank")
+    layers: int | None = Field(
+        None,
+        ge=1,
+        description="adapters on the last so many layers only; what lies below is then run once a rollout",
+    )
     target_modules: str | list[str] = Field("all-linear", description="which layers get adapters")

@@ -11,7 +11,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.dpo import DPOConfig, build_trainer, plan, prepare, train_dpo
@@ -22,7 +22,7 @@ from alignment.models import load_policy, load_tokenizer
 from alignment.preferences import load_preferences
 from alignment.runs import RunFolder
 from alignment.trainer_progress import quiet_arguments
-from alignment.tuning.apply import peft_config
+from alignment.tuning.apply import apply_tuning, peft_config
 from alignment.tuning.config import TuningConfig
 
 GOOD, BAD = "thank you, by the river", "no. it is what it is"
@@ -72,13 +72,14 @@ def loss_and_gradient(kind: Any, tiny_model: Path, folder: Path, rows: list[dict
     data = Dataset.from_list(rows)
     if ours:
         data = tokenize_pairs(data, tokenizer, 256, split="train", reject=pytest.fail)
+    policy = load_policy(str(tiny_model))
     trainer = kind(
-        model=load_policy(str(tiny_model)),
+        model=policy,
         args=trl.DPOConfig(str(folder), precompute_ref_log_probs=ours, beta=0.3, **quiet_arguments()),
         train_dataset=data,
         processing_class=tokenizer,
         data_collator=SoftPairCollator(tokenizer.pad_token_id) if ours else None,
-        peft_config=peft_config(TuningConfig(rank=4), "CAUSAL_LM"),
+        peft_config=peft_config(TuningConfig(rank=4), "CAUSAL_LM", policy),
     )
     torch.manual_seed(0)
     for name, weight in trainer.model.named_parameters():
@@ -207,7 +208,7 @@ def test_the_microbatch_changes_nothing(tiny_model: Path, pairs: Path, tmp_path:
 def test_going_on_with_an_adapter_refers_to_that_adapter(
     tiny_model: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    start = get_peft_model(load_policy(str(tiny_model)), peft_config(TuningConfig(rank=2), "CAUSAL_LM"))
+    start = apply_tuning(load_policy(str(tiny_model)), TuningConfig(rank=2), "CAUSAL_LM")
     for name, weight in start.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)

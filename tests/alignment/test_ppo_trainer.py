@@ -85,9 +85,17 @@ def some_experience(trainer):
     return experience
 
 
-@pytest.mark.parametrize("place", ["reward", "loss"])
-def test_gradients_do_not_depend_on_the_microbatch(tiny_model, place):
-    trainer = make_trainer(tiny_model, kl={"place": place, "coef": 0.1})
+@pytest.mark.parametrize(
+    ("place", "trunk", "layers"),
+    [("reward", "own", None), ("loss", "own", None), ("reward", "policy", None), ("loss", "policy", 1)],
+)
+def test_gradients_do_not_depend_on_the_microbatch(tiny_model, place, trunk, layers):
+    trainer = make_trainer(
+        tiny_model,
+        kl={"place": place, "coef": 0.1},
+        critic={"trunk": trunk, "init": "zero"},
+        tuning={"rank": 4, "alpha": 8, "layers": layers},
+    )
     experience = some_experience(trainer)
     assert experience.sequences.response_lengths.unique().numel() > 1  # else a mean of means would pass
     whole = gradients(trainer, experience)
@@ -126,7 +134,9 @@ def test_critic_warmup_leaves_the_policy_alone(tiny_model):
     trainer = make_trainer(tiny_model, critic={"init": "zero", "learning_rate": 1e-2, "warmup": 1})
     before = [p.clone() for p in trainer.models.policy_parameters()]
     critic = [p.clone() for p in trainer.models.critic_parameters()]
-    trainer.step()
+    first = trainer.step()
+    assert "policy_loss" not in first
+    assert first["value_loss"] > 0
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.models.policy_parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(critic, trainer.models.critic_parameters(), strict=True))
     trainer.step()
@@ -176,7 +186,9 @@ def test_truncated_answers_pay(tiny_model):
     assert seen["truncated"] == 0.5
 
 
-@pytest.mark.parametrize("tuning", [{"rank": 4, "alpha": 8}, {"method": "full"}])
+@pytest.mark.parametrize(
+    "tuning", [{"rank": 4, "alpha": 8}, {"rank": 4, "alpha": 8, "layers": 1}, {"method": "full"}]
+)
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(tiny_model, tmp_path, tuning):
     changes = {"tuning": tuning, "kl": {"coef": 0.1, "target": 2.0}, "learning_rate": 1e-3}
     unbroken = make_trainer(tiny_model, **changes)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment.errors import AlignmentError
@@ -17,7 +17,7 @@ from alignment.models import load_policy
 from alignment.preferences import load_preferences
 from alignment.rewards import RewardRunConfig, load_base, plan, train_reward_model
 from alignment.scoring import evaluate_reward, score_file
-from alignment.tuning.apply import peft_config
+from alignment.tuning.apply import apply_tuning
 from alignment.tuning.config import TuningConfig
 from reward.errors import RewardError
 from reward.learned import LearnedScorer
@@ -123,7 +123,7 @@ def test_an_existing_run_is_kept(tiny_model: Path, pairs: Path) -> None:
 def test_starting_from_a_policy_adapter_goes_on_with_it(
     tiny_model: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    policy = get_peft_model(load_policy(str(tiny_model)), peft_config(TuningConfig(rank=2), "CAUSAL_LM"))
+    policy = apply_tuning(load_policy(str(tiny_model)), TuningConfig(rank=2), "CAUSAL_LM")
     for name, weight in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)

@@ -25,7 +25,7 @@ def test_the_tiny_model_renders_the_chat_template(tiny_model: Path) -> None:
 
 def test_full_tuning_has_no_peft_config_and_trains_everything(tiny_model: Path) -> None:
     full = TuningConfig(method="full")
-    assert peft_config(full, "CAUSAL_LM") is None
+    assert peft_config(full, "CAUSAL_LM", torch.nn.Module()) is None
     assert trainable_share(apply_tuning(load_policy(str(tiny_model)), full, "CAUSAL_LM")) == 1.0
 
 
@@ -58,7 +58,7 @@ def test_adapter_off_is_exactly_the_base(tiny_model: Path) -> None:
 
 
 def test_dropout_is_zero_and_the_score_head_is_saved() -> None:
-    config = peft_config(TuningConfig(), "SEQ_CLS")
+    config = peft_config(TuningConfig(), "SEQ_CLS", torch.nn.Module())
     assert config is not None
     assert config.lora_dropout == 0.0
     assert config.modules_to_save == ["score"]

@@ -1,0 +1,66 @@
+"""Log-probabilities of chosen tokens from hidden states, without ever holding all logits of a batch.
+
+Letters: n = response tokens of a microbatch, d = hidden size, v = vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 1 << 21  # logits held at once by the frozen head, in numbers
+
+
+def chosen_logprobs(
+    head: nn.Module, states: Tensor, targets: Tensor, temperature: float, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `targets` (n,) under head(states) / temperature, and entropies: two (n,), fp32, nats.
+
+    states: (n, d). The entropies carry no gradient. A frozen linear head is run in chunks that keep one (n, d)
+    matrix for the backward; a head that is trained, or is more than a matrix, keeps its (n, v) logits.
+    """
+    weight = getattr(head, "weight", None)
+    plain = isinstance(head, nn.Linear) and head.bias is None and type(weight) is nn.Parameter
+    if plain and not softcap and not head.weight.requires_grad:
+        return _FrozenHead.apply(states, head.weight, targets, temperature)
+    logits = head(states).float()
+    if softcap:
+        logits = torch.tanh(logits / softcap) * softcap
+    everything = torch.log_softmax(logits / temperature, dim=-1)  # (n, v)
+    with torch.no_grad():
+        entropy = -(everything.exp() * everything).sum(-1)
+    return everything.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+
+class _FrozenHead(torch.autograd.Function):
+    """d logp(y) / d states = (W[y] - sum_v p(v) W[v]) / temperature: known in the forward, so no logits are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        rows = max(1, CHUNK // len(weight))
+        logprobs, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
+        jacobian = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(states), rows):
+            part = slice(start, start + rows)
+            logits = (states[part].to(weight.dtype) @ weight.T).float().div_(temperature)
+            chosen = logits.gather(-1, targets[part, None]).squeeze(-1)
+            normaliser = logits.logsumexp(-1)
+            logprobs[part] = chosen - normaliser
+            probabilities = torch.softmax(logits, -1)
+            entropy[part] = normaliser - torch.linalg.vecdot(probabilities, logits)
+            if jacobian is not None:
+                mean = probabilities.to(weight.dtype) @ weight
+                jacobian[part] = (weight[targets[part]] - mean).div_(temperature)
+        if jacobian is not None:
+            ctx.save_for_backward(jacobian)
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (jacobian,) = ctx.saved_tensors
+        return gradients[0][:, None].to(jacobian.dtype) * jacobian, None, None, None
