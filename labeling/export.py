@@ -17,7 +17,7 @@ from labeling.schema import Completion, Prompt
 from labeling.store import Store
 
 LABEL_COLUMNS = (
-    "id", "comparison_id", "annotator", "kind", "verdict", "p_first", "strength", "shown_order", "rationale",
+    "id", "comparison_id", "annotator", "kind", "purpose", "verdict", "p_first", "strength", "shown_order", "rationale",
     "seconds", "meta", "created_at",
 )  # fmt: skip
 Row = dict[str, Any]

@@ -13,10 +13,11 @@ from labeling.figures.pairs import PairKappa, kappas
 from labeling.figures.quality import Answers, gold_accuracy, position_bias, read_gold, self_consistency
 from labeling.figures.rates import Rate
 from labeling.figures.strength import strength_histogram
-from labeling.figures.table import PEOPLE, PURPOSES, LabelTable, read_table
+from labeling.figures.table import PURPOSES, LabelTable, read_table
 from labeling.figures.throughput import DayCount, Pace, pace, paces, per_day
 from labeling.schema import Comparison, Flag
 from labeling.store import Store
+from labeling.views import PEOPLE
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import numpy as np
 from sqlalchemy import select
 
 from labeling.figures.rates import Rate
-from labeling.figures.table import PEOPLE, UNKNOWN, Ints, LabelTable, Mask, opinions
+from labeling.figures.table import UNKNOWN, Ints, LabelTable, Mask, opinions
 from labeling.schema import Gold
 from labeling.store import Store
+from labeling.views import PEOPLE
 
 Answers = Mapping[int, tuple[str, float]]  # (verdict, p_first) by comparison
 EVERYONE = ""  # the name under which a figure covers all people

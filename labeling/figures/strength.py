@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from labeling.figures.table import PEOPLE, UNKNOWN, LabelTable
+from labeling.figures.table import UNKNOWN, LabelTable
+from labeling.views import PEOPLE
 
 STEPS = (
     "A much better",

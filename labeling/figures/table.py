@@ -16,10 +16,10 @@ from sqlalchemy import String, case, cast, func, select
 from labeling.reads import effective
 from labeling.schema import Annotator, Label
 from labeling.store import Store
+from labeling.views import PEOPLE
 
 VERDICTS = ("preference", "tie", "both_bad", "ranking")
 PURPOSES = ("label", "gold", "repeat", "adjudicate", "late")
-PEOPLE = ("human", "scripted")  # scripted annotators stand in for people
 FIRST, SECOND, TIE, BOTH_BAD = range(4)  # what an annotator can say of two sides
 UNKNOWN = -1  # the side shown first, where no one order was shown
 

@@ -7,7 +7,8 @@ from datetime import date
 
 import numpy as np
 
-from labeling.figures.table import PEOPLE, LabelTable
+from labeling.figures.table import LabelTable
+from labeling.views import PEOPLE
 
 
 @dataclass(frozen=True)
