@@ -16,7 +16,7 @@ import gradio as gr
 from labeling.app.answers import Filled, to_answer
 from labeling.app.form import LETTERS, MOST_ASPECTS, Form, lay_out
 from labeling.app.identity import person_of
-from labeling.app.opinion import ai_opinion
+from labeling.app.opinion import SHOWN_AI, ai_opinion
 from labeling.app.render import render_answer, render_conversation, render_text
 from labeling.app.texts import Texts, texts
 from labeling.errors import LabelingError
@@ -27,7 +27,6 @@ from labeling.queue.submit import flag, skip, submit, undo
 from labeling.store import Store
 from labeling.writes import MOST_SIDES
 
-SHOWN_AI = "ai-shown"
 LONGEST_NOTE = 2_000
 Updates = dict[Any, Any]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
@@ -53,10 +53,12 @@ class TooLarge(Exception):
 
 
 class Gate:
-    """The middleware. `rooms` are the paths at which Gradio apps are mounted, and the role that each needs."""
+    """The middleware. `rooms` are the paths of Gradio's pages, with the role that each needs; `enter` serves them."""
 
-    def __init__(self, app: ASGIApp, *, store: Store, rooms: Mapping[str, Role], framed: Framed) -> None:
-        self.app, self.store, self.rooms, self.framed = app, store, rooms, framed
+    def __init__(
+        self, app: ASGIApp, *, store: Store, rooms: Mapping[str, Role], enter: ASGIApp, framed: Framed
+    ) -> None:
+        self.app, self.store, self.rooms, self.enter, self.framed = app, store, rooms, enter, framed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,7 +78,7 @@ class Gate:
             await answer(scope, receive, send)
         else:
             limit = UPLOAD_LIMIT if door in UPLOADS else BODY_LIMIT
-            await self.limited(scope, receive, send, limit)
+            await limited(self.enter if room else self.app, scope, receive, send, limit)
 
     def room_of(self, path: str) -> tuple[str, str]:
         """(the room that a path lies in, the rest of the path); ("", path) outside of all rooms."""
@@ -84,34 +86,6 @@ class Gate:
             if path == room or path.startswith(room + "/"):
                 return room, path.removeprefix(room)
         return "", path
-
-    async def limited(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        """Pass the request on, unless its body is longer than it says or than it may be."""
-        too_large = PlainTextResponse("this is too much at once", 413)
-        declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > limit:
-            await too_large(scope, receive, send)
-            return
-        read, begun = 0, False
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
-                raise TooLarge
-            return message
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            if read <= limit:  # whatever the app makes of a body that broke off, it is not the answer
-                begun = True
-                await send(message)
-
-        with suppress(TooLarge):
-            await self.app(scope, counted, watched)
-        if read > limit and not begun:
-            await too_large(scope, receive, send)
 
     async def document(self, scope: Scope, receive: Receive, role: Role, nonce: str) -> Response:
         """One of Gradio's pages in our frame, for those who may see it."""
@@ -123,11 +97,40 @@ class Gate:
             return PlainTextResponse(str(error), 403)
         if not scope["path"].endswith("/"):
             return RedirectResponse(scope["path"] + "/", 307)
-        status, body = await collect(self.app, uncompressed(scope), receive)
+        status, body = await collect(self.enter, uncompressed(scope), receive)
         if status != 200:
             return PlainTextResponse("this page is not there", status)
         html = self.framed(body.decode(), person, nonce)
         return Response(html, media_type="text/html", headers={"Cache-Control": "no-store"})
+
+
+async def limited(app: ASGIApp, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    """Pass the request on, unless its body is longer than it says or than it may be."""
+    too_large = PlainTextResponse("this is too much at once", 413)
+    declared = Headers(scope=scope).get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > limit:
+        await too_large(scope, receive, send)
+        return
+    read, begun = 0, False
+
+    async def counted() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > limit:
+            raise TooLarge
+        return message
+
+    async def watched(message: Message) -> None:
+        nonlocal begun
+        if read <= limit:  # whatever the app makes of a body that broke off, it is not the answer
+            begun = True
+            await send(message)
+
+    with suppress(TooLarge):
+        await app(scope, counted, watched)
+    if read > limit and not begun:
+        await too_large(scope, receive, send)
 
 
 def is_foreign(method: str, headers: Headers) -> bool:
@@ -166,9 +169,7 @@ def uncompressed(scope: Scope) -> Scope:
     return {**scope, "headers": headers}
 
 
-async def collect(
-    app: Callable[[Scope, Receive, Send], Awaitable[None]], scope: Scope, receive: Receive
-) -> tuple[int, bytes]:
+async def collect(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[int, bytes]:
     """An app's whole answer: its status and body."""
     status, parts = 500, []
 

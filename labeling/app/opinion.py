@@ -9,6 +9,8 @@ from labeling.queue.claim import Assigned
 from labeling.schema import Judgement
 from labeling.store import Store
 
+SHOWN_AI = "ai-shown"  # the arm of an assignment
+
 
 def ai_opinion(store: Store, assigned: Assigned, words: Texts) -> str:
     """The newest judgement of a pair in one line, about the sides as shown; "" where there is none."""

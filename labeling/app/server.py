@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import webbrowser
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
-import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from labeling.app import api, pages
-from labeling.app.admin import build_admin
-from labeling.app.annotate import build_annotator
 from labeling.app.frame import STATIC, framed
-from labeling.app.gate import UPLOAD_LIMIT, Gate
-from labeling.app.identity import NotAllowed, NotSignedIn, require
+from labeling.app.gate import Gate
+from labeling.app.identity import NotAllowed, NotSignedIn
 from labeling.app.live import Policy
 from labeling.app.pages import ADMIN, HOME
 from labeling.app.texts import LANGUAGES
-from labeling.app.theme import theme
 from labeling.errors import LabelingError
 from labeling.people.accounts import first_admin
 from labeling.people.person import Role
 from labeling.store import Store
 
-HANDLERS_AT_ONCE = 64
+ROOMS: dict[str, Role] = {**{f"{HOME}/{language}": "annotator" for language in LANGUAGES}, ADMIN: "lead"}
 GRACE_SECONDS = 5  # how long a stopping server waits for requests that are under way
 
 
 def create_app(store: Store, policy: Policy | None = None) -> FastAPI:
     """The whole app over a store. `policy` answers leads' prompts live."""
-    app = FastAPI(title="align label", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    doorway = Doorway(store, policy)
+    app = FastAPI(
+        lifespan=doorway.lifespan,
+        title="align label",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
     app.include_router(pages.router(store))
     app.include_router(api.router(store), prefix="/api")
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -45,41 +51,46 @@ def create_app(store: Store, policy: Policy | None = None) -> FastAPI:
             return {"status": "ok"}
 
     app.add_exception_handler(LabelingError, as_json)
-    rooms: dict[str, Role] = {}
-    for language in LANGUAGES:
-        rooms[f"{HOME}/{language}"] = "annotator"
-        mount(app, build_annotator(store, language), f"{HOME}/{language}", "annotator")
-    rooms[ADMIN] = "lead"
-    mount(app, build_admin(store, policy), ADMIN, "lead")
-    app.add_middleware(Gate, store=store, rooms=rooms, framed=framed)
+    app.add_middleware(Gate, store=store, rooms=ROOMS, enter=doorway.enter, framed=framed)
     return app
 
 
-def mount(app: FastAPI, blocks: gr.Blocks, path: str, role: Role) -> None:
-    """Put a Gradio page at a path, for people of at least this role."""
+class Doorway:
+    """To Gradio's pages, which are built in the background. Who comes early waits."""
 
-    async def user(request: Request) -> str | None:
+    def __init__(self, store: Store, policy: Policy | None) -> None:
+        self.store, self.policy = store, policy
+        self.built: asyncio.Future[FastAPI] | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self.built, closing = asyncio.get_running_loop().create_future(), asyncio.Event()
+        keeping = asyncio.create_task(self.keep(self.built, closing))
+        yield
+        closing.set()
+        await keeping
+
+    async def keep(self, built: asyncio.Future[FastAPI], closing: asyncio.Event) -> None:
+        """Build the pages, and keep what they need alive until the server stops."""
         try:
-            return str((await run_in_threadpool(require, request, role)).id)
-        except (NotSignedIn, NotAllowed):
-            return None
+            rooms = await run_in_threadpool(self.build)
+        except Exception as error:  # whoever waits is told, and so is the log
+            built.set_exception(error)
+            raise
+        async with rooms.router.lifespan_context(rooms):
+            built.set_result(rooms)
+            await closing.wait()
 
-    blocks.queue(default_concurrency_limit=HANDLERS_AT_ONCE, api_open=False)
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        path,
-        auth_dependency=user,
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        enable_monitoring=False,
-        max_file_size=UPLOAD_LIMIT,
-        theme=theme(),
-    )
+    def build(self) -> FastAPI:
+        from labeling.app.rooms import build_rooms
+
+        return build_rooms(self.store, self.policy)
+
+    async def enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.built is None:
+            raise RuntimeError("the app has not been started")
+        rooms = await asyncio.shield(self.built)
+        await rooms(scope, receive, send)
 
 
 def as_json(_: Request, error: Exception) -> JSONResponse:

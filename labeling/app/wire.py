@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from labeling.app.annotate import SHOWN_AI
-from labeling.app.opinion import ai_opinion
+from labeling.app.opinion import SHOWN_AI, ai_opinion
 from labeling.app.texts import texts
 from labeling.queue.claim import Assigned
 from labeling.queue.submit import Answer

@@ -60,7 +60,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         if person:
             tab.add_cookies([{"name": COOKIE, "value": site.session(person), "url": site.url}])
         page = tab.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(20_000)
         page.problems = problems
         page.on("console", lambda said: said.type == "error" and problems.append(said.text))
         page.on("pageerror", lambda error: problems.append(str(error)))

@@ -70,7 +70,8 @@ class Site:
     def client(self, person: Person | None = None) -> httpx.Client:
         """A browser's manners without a browser: a cookie, and the page's own origin."""
         cookies = {COOKIE: self.session(person)} if person else {}
-        return httpx.Client(base_url=self.url, cookies=cookies, headers={"Origin": self.url})
+        headers = {"Origin": self.url}
+        return httpx.Client(base_url=self.url, cookies=cookies, headers=headers, timeout=60)
 
 
 def comparison(prompt: str, *answers: str) -> NewComparison:
