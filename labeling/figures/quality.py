@@ -49,7 +49,11 @@ def self_consistency(table: LabelTable) -> dict[str, Rate]:
     people = table.of_kind(*PEOPLE)
     first = opinions(table.where(people & table.of_purpose("label", "late", "gold")))
     again = opinions(table.where(people & table.of_purpose("repeat")))
-    before = {(u, a): v for u, a, v in zip(first.unit, first.annotator, first.value, strict=True)}
+    asked = np.isin(first.unit, again.unit)  # few are
+    before = {
+        (u, a): v
+        for u, a, v in zip(first.unit[asked], first.annotator[asked], first.value[asked], strict=True)
+    }
     found: dict[str, list[bool]] = {}
     for unit, annotator, value in zip(again.unit, again.annotator, again.value, strict=True):
         if (unit, annotator) in before:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import String, case, cast, func, select
+from sqlalchemy import BigInteger, String, case, cast, extract, func, select
 
 from labeling.reads import effective
 from labeling.schema import Annotator, Label
@@ -111,7 +110,7 @@ def read_table(store: Store) -> LabelTable:
             Label.strength,
             func.substr(cast(Label.shown_order, String), 2, 1),  # the first of "[1,0]"
             Label.seconds,
-            Label.created_at,
+            cast(extract("epoch", Label.created_at), BigInteger),
             case((Label.verdict == "ranking", cast(Label.meta, String))),
         )
         .where(effective())
@@ -132,18 +131,19 @@ def read_table(store: Store) -> LabelTable:
         indexes(columns[4], PURPOSES),
         np.array(columns[5], dtype=np.float64),
         np.array(columns[6], dtype=np.int64),
-        np.array([int(c) if c.isdigit() else UNKNOWN for c in columns[7]], dtype=np.int64),
+        first_shown(columns[7]),
         np.array(columns[8], dtype=np.float64),  # None becomes NaN
-        np.array([in_utc(time) for time in columns[9]], dtype="datetime64[s]"),
+        np.array(columns[9], dtype="datetime64[s]"),
         ranks,
         {one: name for one, name, _ in people},
         {one: kind for one, _, kind in people},
     )
 
 
-def in_utc(time: datetime) -> datetime:
-    """Without a zone: SQLite gives UTC without saying so, PostgreSQL gives the session's zone."""
-    return (time.astimezone(UTC) if time.tzinfo else time).replace(tzinfo=None)
+def first_shown(characters: Sequence[str]) -> Ints:
+    """Digits as numbers, whatever else as UNKNOWN: a judge was shown two orders, an import's is not known."""
+    known = {str(position): position for position in range(10)}
+    return np.array([known.get(character, UNKNOWN) for character in characters], dtype=np.int64)
 
 
 def indexes(values: Sequence[str], of: Sequence[str]) -> Ints:
