@@ -6,10 +6,15 @@ import json
 import re
 from collections.abc import Iterator
 
+import gradio as gr
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
+from starlette.requests import Request as StarletteRequest
 
+from labeling.app.admin import build_admin
+from labeling.app.identity import COOKIE, STORE_KEY
+from labeling.app.lead.desk import note
 from labeling.app.lead.lookup import find_items, open_flags, read_gold_of
 from labeling.people.accounts import person_named
 from labeling.people.audit import entries
@@ -272,6 +277,22 @@ def test_annotators_find_no_way_in(site, open_page):
                     json={"data": [], "fn_index": handler, "session_hash": "x"},
                 )
                 assert reply.status_code in (401, 403), (handler, reply.text)
+    assert (read_settings(site.store), len(site.labels()), len(entries(site.store))) == before
+
+
+def test_every_handler_checks_the_role_itself(site):
+    """As if nothing stood before them: each refuses an annotator, whatever it is given."""
+    cookie = f"{COOKIE}={site.session(site.person('mei'))}".encode()
+    scope = {"type": "http", "headers": [(b"cookie", cookie)], STORE_KEY: site.store}
+    request = gr.Request(StarletteRequest(scope))
+    before = (read_settings(site.store), len(site.labels()), len(entries(site.store)))
+    handlers = [one for one in build_admin(site.store, Echo()).fns.values() if one.fn]
+    assert len(handlers) > 20
+    for handler in handlers:
+        told = handler.fn(request, *[None] * len(handler.inputs))
+        assert [value for value in told.values() if value] == [
+            note("this needs the role lead; yours is annotator", wrong=True)
+        ]
     assert (read_settings(site.store), len(site.labels()), len(entries(site.store))) == before
 
 
