@@ -30,6 +30,10 @@ def now() -> datetime:
 
 
 OPEN: dict[str, Any] = {"sqlite_where": text("slots_left > 0"), "postgresql_where": text("slots_left > 0")}
+LEASED: dict[str, Any] = {
+    "sqlite_where": text("state = 'leased'"),
+    "postgresql_where": text("state = 'leased'"),
+}
 
 
 def rated(column: str) -> Any:
@@ -139,7 +143,7 @@ class Assignment(Base):
         UniqueConstraint("comparison_id", "annotator_id", "round"),
         CheckConstraint("state in ('leased', 'submitted', 'skipped', 'expired')", name="state"),
         CheckConstraint("purpose in ('label', 'gold', 'repeat', 'adjudicate')", name="purpose"),
-        Index("ix_assignment_state_lease_until", "state", "lease_until"),
+        Index("ix_assignment_leased", "lease_until", **LEASED),
         Index("ix_assignment_annotator_id_state", "annotator_id", "state"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)

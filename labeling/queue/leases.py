@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import ColumnElement, exists, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from labeling.errors import LabelingError
@@ -46,7 +46,8 @@ def release_overdue(store: Store, now: datetime, but_of: int) -> None:
     What somebody else is busy with is left to the next call, so that this never waits. A label that was being
     corrected stands as it was.
     """
-    overdue = (Assignment.state == "leased") & (Assignment.lease_until < now)
+    leased = Assignment.state == literal_column("'leased'")  # literal, so that the partial index matches
+    overdue = leased & (Assignment.lease_until < now)
     others = overdue & (Assignment.annotator_id != but_of)
     with store.engine.connect() as connection:  # most often there is nothing to do, and no lock to take
         if connection.execute(select(Assignment.id).where(others).limit(1)).first() is None:

@@ -123,6 +123,11 @@ def add_to_assignment() -> None:
     with op.batch_alter_table("assignment") as table:
         table.alter_column("token", nullable=False)
         table.create_unique_constraint(op.f("uq_assignment_token"), ["token"])
+    leased = sa.text("state = 'leased'")
+    op.drop_index("ix_assignment_state_lease_until", table_name="assignment")
+    op.create_index(
+        "ix_assignment_leased", "assignment", ["lease_until"], sqlite_where=leased, postgresql_where=leased
+    )
     op.create_index("ix_assignment_annotator_id_state", "assignment", ["annotator_id", "state"])
 
 
