@@ -29,6 +29,7 @@ class ActorCritic(Protocol):
         """The model that generates, ready to (its adapter active)."""
         ...
 
+    entropy_gradient: bool  # whether entropies carry one: only an entropy bonus needs it
     shares_trunk: bool  # the value head sits on the policy's own trunk: one forward serves both
 
     def prepare(self, batch: Sequences) -> Sequences:
@@ -36,7 +37,7 @@ class ActorCritic(Protocol):
         ...
 
     def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (detached) of the response tokens, fp32."""
+        """Log-probabilities and entropies of the response tokens, fp32."""
         ...
 
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor: ...
@@ -71,6 +72,8 @@ class AdapterActorCritic(nn.Module):
     started from an adapter, the reference is a frozen copy of that adapter. Layers below every adapter are run once.
     """
 
+    entropy_gradient = False
+
     def __init__(self, model: PeftModel, value_head: nn.Linear) -> None:
         super().__init__()
         self.model = model
@@ -98,7 +101,8 @@ class AdapterActorCritic(nn.Module):
 
     def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
         self.model.set_adapter(POLICY)
-        return response_logprobs(self.base, batch, temperature, self.first_layer)
+        states = response_states(self.base, batch, self.first_layer)
+        return logprobs_of(self.base, states, batch, temperature, self.entropy_gradient)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
@@ -123,7 +127,8 @@ class AdapterActorCritic(nn.Module):
             return *self.policy_logprobs(batch, temperature), self.values(batch)
         self.model.set_adapter(POLICY)
         states = response_states(self.base, batch, self.first_layer)
-        return *logprobs_of(self.base, states, batch, temperature), values_of(self.value_head, states, batch)
+        logprobs, entropy = logprobs_of(self.base, states, batch, temperature, self.entropy_gradient)
+        return logprobs, entropy, values_of(self.value_head, states, batch)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return [p for _, p in self._adapter(POLICY)]
@@ -149,6 +154,8 @@ class FullActorCritic(nn.Module):
     """Every weight is trained: the policy, a critic with a trunk of its own or on the policy's (None), and a frozen
     copy as the reference."""
 
+    entropy_gradient = False
+
     def __init__(
         self,
         policy: PreTrainedModel,
@@ -170,7 +177,8 @@ class FullActorCritic(nn.Module):
         return batch
 
     def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
-        return response_logprobs(self.policy_model, batch, temperature)
+        states = response_states(self.policy_model, batch)
+        return logprobs_of(self.policy_model, states, batch, temperature, self.entropy_gradient)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
@@ -187,7 +195,7 @@ class FullActorCritic(nn.Module):
         if self.critic is not None:
             return *self.policy_logprobs(batch, temperature), self.values(batch)
         states = response_states(self.policy_model, batch)
-        logprobs, entropy = logprobs_of(self.policy_model, states, batch, temperature)
+        logprobs, entropy = logprobs_of(self.policy_model, states, batch, temperature, self.entropy_gradient)
         return logprobs, entropy, values_of(self.value_head, states, batch)
 
     def policy_parameters(self) -> list[nn.Parameter]:
@@ -221,11 +229,20 @@ def response_logprobs(
 
 
 def logprobs_of(
-    model: PreTrainedModel, states: Tensor, batch: Sequences, temperature: float
+    model: PreTrainedModel,
+    states: Tensor,
+    batch: Sequences,
+    temperature: float,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     softcap = getattr(model.config, "final_logit_softcapping", None)
     chosen, entropy = chosen_logprobs(
-        model.get_output_embeddings(), states, batch.targets, temperature, softcap
+        model.get_output_embeddings(),
+        states,
+        batch.targets,
+        temperature,
+        softcap,
+        entropy_gradient=entropy_gradient,
     )
     return batch.to_rows(chosen), batch.to_rows(entropy)
 

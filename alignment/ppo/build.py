@@ -33,9 +33,9 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
     Raises AlignmentError where the policy, the tuning and the reward model do not fit together.
     """
     torch.manual_seed(config.seed)  # new adapters start alike in every process
-    if config.tuning.method == "full":
-        return _full(config)
-    return _adapters(config)
+    models, line = _full(config) if config.tuning.method == "full" else _adapters(config)
+    models.entropy_gradient = config.entropy_coef > 0
+    return models, line if config.has_critic else f"{line.rpartition(';')[0]}; no critic"
 
 
 def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:

@@ -71,12 +71,22 @@ class PPOConfig(Section):
 
     learning_rate: float = Field(1e-5, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    advantages: Literal["gae", "rloo", "grpo", "reinforce++"] = Field(
+        "gae", description="gae learns a critic; the others do without one"
+    )
+    group: int = Field(1, ge=1, description="answers to each prompt; rloo and grpo need 2 or more")
+    entropy_coef: float = Field(0.0, ge=0, description="reward for entropy: keeps the policy from collapsing")
+    stop_kl: float | None = Field(
+        None, gt=0, description="nats a token: an iteration's epochs end once the policy has moved so far"
+    )
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     clip: float = Field(0.2, gt=0)
     dual_clip: float | None = Field(None, gt=1)
     score_clip: float = Field(10.0, gt=0, description="normalised scores are clipped to +- this")
-    whiten_advantages: bool = True
+    whiten_advantages: bool = Field(
+        True, description="to mean 0 and variance 1 over all answers of an iteration (gae and reinforce++)"
+    )
     kl: KLConfig = KLConfig()
     critic: CriticConfig = CriticConfig()
     truncation: TruncationConfig = TruncationConfig()
@@ -85,8 +95,10 @@ class PPOConfig(Section):
     keep_checkpoints: int = Field(2, ge=1)
 
     @model_validator(mode="after")
-    def _own_trunk_in_full_tuning(self) -> PPOConfig:
-        if self.tuning.method == "full" and "trunk" not in self.critic.model_fields_set:
+    def _where_the_critic_sits(self) -> PPOConfig:
+        if not self.has_critic:
+            self.critic = self.critic.model_copy(update={"trunk": "policy"})
+        elif self.tuning.method == "full" and "trunk" not in self.critic.model_fields_set:
             self.critic = self.critic.model_copy(update={"trunk": "own"})
         return self
 
@@ -96,6 +108,10 @@ class PPOConfig(Section):
             raise ValueError(
                 f"episodes ({self.episodes}) must be a multiple of minibatches ({self.minibatches})"
             )
+        if self.episodes % self.group:
+            raise ValueError(f"episodes ({self.episodes}) must be a multiple of group ({self.group})")
+        if self.advantages in ("rloo", "grpo") and self.group < 2:
+            raise ValueError(f"advantages={self.advantages} compares answers to the same prompt: set group=4")
         if self.sampling.top_p < 1 or self.sampling.top_k > 0:
             raise ValueError(
                 "PPO needs the policy's own distribution: set sampling.top_p to 1 and sampling.top_k to 0 "
@@ -104,3 +120,7 @@ class PPOConfig(Section):
         if self.sampling.temperature == 0:
             raise ValueError("PPO needs sampling.temperature above 0: greedy answers carry no exploration")
         return self
+
+    @property
+    def has_critic(self) -> bool:
+        return self.advantages == "gae"

@@ -14,36 +14,48 @@ CHUNK = 1 << 21  # logits held at once by the frozen head, in numbers
 
 
 def chosen_logprobs(
-    head: nn.Module, states: Tensor, targets: Tensor, temperature: float, softcap: float | None = None
+    head: nn.Module,
+    states: Tensor,
+    targets: Tensor,
+    temperature: float,
+    softcap: float | None = None,
+    *,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `targets` (n,) under head(states) / temperature, and entropies: two (n,), fp32, nats.
 
-    states: (n, d). The entropies carry no gradient. A frozen linear head is run in chunks that keep one (n, d)
-    matrix for the backward; a head that is trained, or is more than a matrix, keeps its (n, v) logits.
+    states: (n, d). The entropies carry a gradient only if asked to. A frozen linear head is run in chunks that
+    keep one (n, d) matrix for the backward, two with the entropies'; a head that is trained, or is more than a
+    matrix, keeps its (n, v) logits.
     """
     weight = getattr(head, "weight", None)
     plain = isinstance(head, nn.Linear) and head.bias is None and type(weight) is nn.Parameter
     if plain and not softcap and not head.weight.requires_grad:
-        return _FrozenHead.apply(states, head.weight, targets, temperature)
+        return _FrozenHead.apply(states, head.weight, targets, temperature, entropy_gradient)
     logits = head(states).float()
     if softcap:
         logits = torch.tanh(logits / softcap) * softcap
     everything = torch.log_softmax(logits / temperature, dim=-1)  # (n, v)
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(everything.exp() * everything).sum(-1)
     return everything.gather(-1, targets[:, None]).squeeze(-1), entropy
 
 
 class _FrozenHead(torch.autograd.Function):
-    """d logp(y) / d states = (W[y] - sum_v p(v) W[v]) / temperature: known in the forward, so no logits are kept."""
+    """d logp(y) / d states = (W[y] - sum_v p(v) W[v]) / temperature: known in the forward, so no logits are kept.
+
+    d entropy / d states = -sum_v p(v) (logp(v) + entropy) W[v] / temperature.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
         rows = max(1, CHUNK // len(weight))
         logprobs, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
-        jacobian = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        wanted = ctx.needs_input_grad[0]
+        jacobian = torch.empty_like(states) if wanted else None
+        of_entropy = torch.empty_like(states) if wanted and entropy_gradient else None
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             logits = (states[part].to(weight.dtype) @ weight.T).float().div_(temperature)
@@ -55,12 +67,17 @@ class _FrozenHead(torch.autograd.Function):
             if jacobian is not None:
                 mean = probabilities.to(weight.dtype) @ weight
                 jacobian[part] = (weight[targets[part]] - mean).div_(temperature)
+            if of_entropy is not None:
+                surprise = logits.sub_(normaliser[:, None]).add_(entropy[part, None]).mul_(probabilities)
+                of_entropy[part] = (surprise.to(weight.dtype) @ weight).div_(-temperature)
         if jacobian is not None:
-            ctx.save_for_backward(jacobian)
-        ctx.mark_non_differentiable(entropy)
+            ctx.save_for_backward(*(x for x in (jacobian, of_entropy) if x is not None))
+        if of_entropy is None:
+            ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (jacobian,) = ctx.saved_tensors
-        return gradients[0][:, None].to(jacobian.dtype) * jacobian, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        saved = ctx.saved_tensors  # one for the log-probabilities, perhaps one for the entropies
+        parts = (g[:, None].to(j.dtype) * j for g, j in zip(gradients, saved, strict=False))
+        return sum(parts, torch.zeros_like(saved[0])), None, None, None, None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alignment.checkpoints import State, random_state, restore_random_state
 from alignment.errors import AlignmentError
 from alignment.ppo.actor_critic import ActorCritic
-from alignment.ppo.advantages import generalized_advantages
+from alignment.ppo.advantages import generalized_advantages, group_relative, leave_one_out, rewards_to_go
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.experience import Experience, Rollouts, microbatches
 from alignment.ppo.kl import AdaptiveKL, FixedKL, KLController, kl_estimate
@@ -65,7 +65,8 @@ class PPOTrainer:
     def step(self) -> dict[str, float]:
         """One iteration; returns its metrics. Seconds by phase are in `self.seconds`."""
         self.seconds.clear()
-        prompts = self.prompts.take(self.config.episodes)
+        config = self.config
+        prompts = [p for p in self.prompts.take(config.episodes // config.group) for _ in range(config.group)]
         with self.phase("generate"):
             rollouts = self.generate(prompts)
         with self.phase("score"):
@@ -76,7 +77,7 @@ class PPOTrainer:
             learned = self.learn(experience)
         with self.phase("sync"):
             self.engine.sync(self.models.policy())
-        self.kl.update(seen["kl"], self.config.episodes)
+        self.kl.update(seen["kl"], config.episodes)
         self.iteration += 1
         return {"iteration": self.iteration, **seen, **learned}
 
@@ -120,16 +121,18 @@ class PPOTrainer:
         for rows in microbatches(sequences, torch.arange(len(sequences)), config.microbatch):
             batch = sequences.select(rows).to(self.device)
             width = batch.response_mask.shape[1]
-            logprobs, entropies, value = self.models.policy_and_values(batch, config.sampling.temperature)
+            temperature = config.sampling.temperature
+            if config.has_critic:
+                logprobs, entropies, value = self.models.policy_and_values(batch, temperature)
+                values[rows, :width] = value.cpu()
+            else:
+                logprobs, entropies = self.models.policy_logprobs(batch, temperature)
             old[rows, :width], entropy[rows, :width] = logprobs.cpu(), entropies.cpu()
-            values[rows, :width] = value.cpu()
-            reference[rows, :width] = self.models.reference_logprobs(batch, config.sampling.temperature).cpu()
+            reference[rows, :width] = self.models.reference_logprobs(batch, temperature).cpu()
 
         kl = kl_estimate(old, reference, "k1")
         rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
-        advantages, returns = generalized_advantages(
-            rewards, values, mask, gamma=config.gamma, lam=config.lam
-        )
+        advantages, returns = self.advantages(rewards, values, mask)
         seen = {
             "score_mean": float(scores.mean()),
             "score_std": float(scores.std(correction=0)),
@@ -139,13 +142,28 @@ class PPOTrainer:
             "response_length": float(sequences.response_lengths.float().mean()),
             "truncated": float(rollouts.truncated.float().mean()),
             "entropy": float(masked_mean(entropy, mask)),
-            "explained_variance": float(explained_variance(values, returns, mask)),
             "engine_gap_mean": float(masked_mean((old - rollouts.engine_logprobs).abs(), mask)),
             "engine_gap_max": float(((old - rollouts.engine_logprobs).abs() * mask).max()),
         }
-        if config.whiten_advantages:
-            advantages = whiten(advantages, mask)
+        if config.has_critic:
+            seen["explained_variance"] = float(explained_variance(values, returns, mask))
         return Experience(sequences, old, reference, values, advantages, returns), seen
+
+    def advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and returns (b, r) by the configured estimator; returns mean something to a critic only."""
+        config, returns = self.config, values
+        match config.advantages:
+            case "rloo":
+                return leave_one_out(rewards, mask, config.group), returns
+            case "grpo":
+                return group_relative(rewards, mask, config.group), returns
+            case "reinforce++":
+                advantages = rewards_to_go(rewards, mask, config.gamma)
+            case "gae":
+                advantages, returns = generalized_advantages(
+                    rewards, values, mask, gamma=config.gamma, lam=config.lam
+                )
+        return whiten(advantages, mask) if config.whiten_advantages else advantages, returns
 
     def prepare(self, sequences: Sequences) -> Sequences:
         """The answers with what the frozen lower layers make of them, where there are such layers."""
@@ -161,29 +179,33 @@ class PPOTrainer:
 
     def learn(self, experience: Experience) -> dict[str, float]:
         """Epochs of minibatches, reshuffled each epoch; one optimizer step a minibatch."""
-        size = self.config.episodes // self.config.minibatches
-        moves_policy = self.iteration >= self.config.critic.warmup
+        config = self.config
+        size = config.episodes // config.minibatches
+        moves_policy = self.iteration >= config.critic.warmup or not config.has_critic
         totals: dict[str, float] = defaultdict(float)
-        ratio_max, tokens_seen, steps = 0.0, 0, 0
-        for _ in range(self.config.epochs):
-            for rows in torch.randperm(self.config.episodes, generator=self.shuffle).split(size):
+        ratio_max, tokens_seen, steps, epochs = 0.0, 0, 0, 0
+        while epochs < config.epochs and not self.moved_too_far(totals, tokens_seen):
+            for rows in torch.randperm(config.episodes, generator=self.shuffle).split(size):
                 tokens = int(experience.sequences.response_lengths[rows].sum())
-                for part in microbatches(experience.sequences, rows, self.config.microbatch):
+                for part in microbatches(experience.sequences, rows, config.microbatch):
                     sums, largest = self.accumulate(
                         experience.select(part).to(self.device), tokens, moves_policy
                     )
                     ratio_max = max(ratio_max, largest)
                     for name, value in sums.items():
                         totals[name] += value
-                norms = {"critic_grad_norm": self.descend(self.critic_optimizer)}
+                if config.has_critic:
+                    totals["critic_grad_norm"] += self.descend(self.critic_optimizer)
                 if moves_policy:
-                    norms["policy_grad_norm"] = self.descend(self.policy_optimizer)
-                for name, value in norms.items():
-                    totals[name] += value
+                    totals["policy_grad_norm"] += self.descend(self.policy_optimizer)
                 tokens_seen, steps = tokens_seen + tokens, steps + 1
-        return {k: v / (steps if k.endswith("norm") else tokens_seen) for k, v in totals.items()} | {
-            "ratio_max": ratio_max
-        }
+            epochs += 1
+        means = {k: v / (steps if k.endswith("norm") else tokens_seen) for k, v in totals.items()}
+        return means | {"ratio_max": ratio_max, "epochs": epochs}
+
+    def moved_too_far(self, totals: dict[str, float], tokens: int) -> bool:
+        """Whether the policy has left, over this iteration's epochs, the one that sampled by more than `stop_kl`."""
+        return self.config.stop_kl is not None and totals["update_kl"] > self.config.stop_kl * tokens
 
     def accumulate(
         self, batch: Experience, tokens: int, moves_policy: bool
@@ -204,17 +226,19 @@ class PPOTrainer:
         The second is computed after the first's backward: switching adapters in between would lose gradients.
         """
         temperature = self.config.sampling.temperature
-        if moves_policy and self.models.shares_trunk:
-            logprobs, _, values = self.models.policy_and_values(batch.sequences, temperature)
-            policy = self.policy_loss(batch, logprobs, seen)
+        if moves_policy and self.models.shares_trunk and self.config.has_critic:
+            logprobs, entropy, values = self.models.policy_and_values(batch.sequences, temperature)
+            policy = self.policy_loss(batch, logprobs, entropy, seen)
             yield policy + self.config.critic.coef * self.value_loss(batch, values, seen)
             return
         if moves_policy:
-            logprobs, _ = self.models.policy_logprobs(batch.sequences, temperature)
-            yield self.policy_loss(batch, logprobs, seen)
-        yield self.value_loss(batch, self.models.values(batch.sequences), seen)
+            yield self.policy_loss(batch, *self.models.policy_logprobs(batch.sequences, temperature), seen)
+        if self.config.has_critic:
+            yield self.value_loss(batch, self.models.values(batch.sequences), seen)
 
-    def policy_loss(self, batch: Experience, logprobs: Tensor, seen: dict[str, Tensor]) -> Tensor:
+    def policy_loss(
+        self, batch: Experience, logprobs: Tensor, entropy: Tensor, seen: dict[str, Tensor]
+    ) -> Tensor:
         config = self.config
         loss, ratio, clipped = policy_loss(
             logprobs, batch.old_logprobs, batch.advantages, clip=config.clip, dual_clip=config.dual_clip
@@ -222,6 +246,8 @@ class PPOTrainer:
         if config.kl.place == "loss":
             estimate = kl_estimate(logprobs, batch.reference_logprobs, config.kl.loss_estimator)
             loss = loss + self.kl.coef * estimate
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * entropy
         seen |= {
             "policy_loss": loss,
             "ratio_mean": ratio.detach(),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.ppo.advantages import generalized_advantages
+from alignment.ppo.advantages import generalized_advantages, group_relative, leave_one_out, rewards_to_go
 from alignment.ppo.kl import AdaptiveKL, FixedKL, kl_estimate, log_ratio
 from alignment.ppo.losses import policy_loss, value_loss
 from alignment.ppo.masked import explained_variance, masked_mean, masked_var, whiten
@@ -48,6 +48,36 @@ def test_gae_carries_across_a_masked_gap():
     # as if the row were two tokens long: d1 = .5, d0 = .5 - .5 = 0, A0 = .25
     assert advantages.tolist() == [[0.25, 0.0, 0.5]]
     assert returns.tolist() == [[0.75, 0.0, 1.0]]
+
+
+def test_rloo_by_hand():
+    rewards = torch.tensor([[0.0, 1.0], [4.0, 9.0], [2.0, 0.0]])  # three answers to one prompt
+    mask = torch.tensor([[True, True], [True, False], [True, True]])
+    # totals 1, 4, 2; the others' means 3, 1.5, 2.5
+    assert leave_one_out(rewards, mask, 3).tolist() == [[-2.0, -2.0], [2.5, 0.0], [-0.5, -0.5]]
+
+
+def test_grpo_by_hand():
+    rewards, mask = torch.tensor([[1.0], [3.0], [5.0], [5.0]]), torch.ones(4, 1, dtype=torch.bool)
+    # two prompts of two answers: (1 - 2) / 1, (3 - 2) / 1; equal answers teach nothing
+    found = group_relative(rewards, mask, 2, eps=0.0 + 1e-12).flatten()
+    assert found.tolist() == pytest.approx([-1.0, 1.0, 0.0, 0.0])
+
+
+def test_rewards_to_go_by_hand():
+    rewards, mask = (
+        torch.tensor([[1.0, 2.0, 4.0], [3.0, 5.0, 9.0]]),
+        torch.tensor([[True] * 3, [True, True, False]]),
+    )
+    assert rewards_to_go(rewards, mask, gamma=0.5).tolist() == [[3.0, 4.0, 4.0], [5.5, 5.0, 0.0]]
+
+
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 50))
+def test_rloo_of_a_prompt_sums_to_nothing(group, prompts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randn(group * prompts, 3, generator=generator)
+    advantages = leave_one_out(rewards, torch.ones(rewards.shape, dtype=torch.bool), group)
+    assert torch.allclose(advantages.view(prompts, group, 3).sum(1), torch.zeros(prompts, 3), atol=1e-4)
 
 
 @given(st.integers(1, 6), st.integers(0, 4), st.floats(0.1, 1.0), st.floats(0.0, 1.0))

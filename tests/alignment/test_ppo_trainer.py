@@ -122,6 +122,53 @@ def test_the_policy_learns_what_is_rewarded(tiny_model):
     assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.12
 
 
+@pytest.mark.parametrize("estimator", ["rloo", "grpo", "reinforce++"])
+def test_critic_free_estimators_learn_too(tiny_model, estimator):
+    trainer = make_trainer(
+        tiny_model,
+        tuning={"method": "full"},
+        advantages=estimator,
+        group=4,
+        learning_rate=3e-3,
+        episodes=32,
+        epochs=3,
+        kl={"coef": 0.0},
+    )
+    assert trainer.models.shares_trunk  # there is no critic to have a trunk of its own
+    rows = [trainer.step() for _ in range(16)]
+    assert not {"value_loss", "explained_variance", "critic_grad_norm"} & rows[0].keys()
+    scores = [row["score_mean"] for row in rows]
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.1
+
+
+def test_a_prompt_is_answered_as_often_as_its_group(tiny_model):
+    trainer = make_trainer(tiny_model, advantages="rloo", group=4)
+    seen = []
+    generate = trainer.generate
+    trainer.generate = lambda prompts: seen.extend(p.row for p in prompts) or generate(prompts)
+    trainer.step()
+    assert len(seen) == 16
+    assert all(len(set(seen[i : i + 4])) == 1 for i in range(0, 16, 4))
+    assert len(set(seen)) == 4
+
+
+def test_an_entropy_bonus_keeps_the_policy_open(tiny_model):
+    changes = {"tuning": {"method": "full"}, "learning_rate": 3e-3, "kl": {"coef": 0.0}, "epochs": 3}
+    plain = make_trainer(tiny_model, **changes)
+    open_ = make_trainer(tiny_model, entropy_coef=0.5, **changes)
+    for _ in range(8):
+        without, with_bonus = plain.step(), open_.step()
+    assert with_bonus["entropy"] > without["entropy"]
+
+
+def test_epochs_end_once_the_policy_has_moved_too_far(tiny_model):
+    changes = {"epochs": 6, "learning_rate": 3e-2}
+    assert make_trainer(tiny_model, **changes).step()["epochs"] == 6
+    stopped = make_trainer(tiny_model, stop_kl=1e-3, **changes).step()
+    assert 1 <= stopped["epochs"] < 6
+    assert stopped["update_kl"] > 1e-3
+
+
 def test_kl_holds_the_policy_back(tiny_model):
     free = make_trainer(tiny_model, kl={"coef": 0.0})
     held = make_trainer(tiny_model, kl={"coef": 1.0})
@@ -221,6 +268,8 @@ def test_a_score_that_is_not_a_number_stops_the_run(tiny_model):
         ({"sampling": {"top_k": 5}}, "top_k to 0"),
         ({"sampling": {"temperature": 0}}, "temperature above 0"),
         ({"episodes": 10, "minibatches": 4}, "multiple of minibatches"),
+        ({"episodes": 16, "group": 3}, "multiple of group"),
+        ({"advantages": "rloo"}, "set group=4"),
     ],
 )
 def test_settings_that_would_break_the_maths_are_refused(tiny_model, changes, message):

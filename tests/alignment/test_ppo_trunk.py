@@ -49,25 +49,29 @@ def perturb(models, scale=0.1):
     chunk=st.integers(1, 100),
     temperature=st.floats(0.3, 2.0),
     seed=st.integers(0, 99),
+    bonus=st.booleans(),
 )
-def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, temperature, seed):
+def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, temperature, seed, bonus):
     torch.manual_seed(seed)
     head = nn.Linear(6, 17, bias=False)
     targets, upstream = torch.randint(0, 17, (rows,)), torch.randn(rows)
     states = torch.randn(rows, 6, requires_grad=True)
-    full, expected_entropy = chosen_logprobs(head, states, targets, temperature)  # trained: keeps its logits
-    (expected,) = torch.autograd.grad(full, states, upstream)
+    # a head that is trained keeps its logits
+    full, expected_entropy = chosen_logprobs(head, states, targets, temperature, entropy_gradient=bonus)
+    total = (full * upstream).sum() + (0.3 * expected_entropy.sum() if bonus else 0.0)
+    (expected,) = torch.autograd.grad(total, states)
     head.requires_grad_(False)
     before, logprobs_module.CHUNK = logprobs_module.CHUNK, chunk
     try:
-        ours, entropy = chosen_logprobs(head, states, targets, temperature)
-        (gradient,) = torch.autograd.grad(ours, states, upstream)
+        ours, entropy = chosen_logprobs(head, states, targets, temperature, entropy_gradient=bonus)
+        total = (ours * upstream).sum() + (0.3 * entropy.sum() if bonus else 0.0)
+        (gradient,) = torch.autograd.grad(total, states)
     finally:
         logprobs_module.CHUNK = before
     assert torch.allclose(ours, full, atol=1e-5)
     assert torch.allclose(entropy, expected_entropy, atol=1e-5)
     assert torch.allclose(gradient, expected, atol=1e-5)
-    assert not entropy.requires_grad
+    assert entropy.requires_grad is bonus
 
 
 def test_a_frozen_head_by_hand():
