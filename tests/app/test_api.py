@@ -13,9 +13,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from labeling.app.api import router
-from labeling.app.frame import framed
-from labeling.app.gate import BODY_LIMIT, Gate
+from labeling.app.gate import BODY_LIMIT
+from labeling.app.server import create_app
 from labeling.people.accounts import create_account, deactivate
 from labeling.people.audit import entries
 from labeling.people.person import Person
@@ -39,10 +38,7 @@ def store(tmp_path) -> Iterator[Store]:
 
 @pytest.fixture
 def app(store) -> FastAPI:
-    app = FastAPI()
-    app.include_router(router(store), prefix="/api")
-    app.add_middleware(Gate, store=store, rooms={}, framed=framed)
-    return app
+    return create_app(store)  # its pages are only built when it is started
 
 
 @pytest.fixture
@@ -288,7 +284,7 @@ def test_the_ai_opinion_is_only_in_its_arm(store, script, ann, share, says):
 
 
 def test_openapi_names_every_route(app):
-    paths = TestClient(app).get("/openapi.json").json()["paths"]
+    paths = TestClient(app).get("/api/openapi.json").json()["paths"]
     assert {
         "/api/me", "/api/claim", "/api/undo", "/api/progress", "/api/stats", "/api/labels", "/api/import",
         "/api/settings", "/api/assignments/{token}/submit", "/api/assignments/{token}/skip",
