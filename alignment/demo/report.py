@@ -157,7 +157,7 @@ def print_demo(folder: Path, figures: Mapping[str, Any]) -> None:
     minutes = figures["seconds"] / 60
     output.print(f"{minutes:.1f} minutes, {figures['memory.peak_gib']:.1f} GiB at the most", markup=False)
     output.print(f"report:  {folder / 'report.html'}", markup=False, soft_wrap=True)
-    output.print(f"labels:  align label stats --store {folder / 'store.db'}", markup=False, soft_wrap=True)
+    output.print(f"label:   align label --store {folder / 'store.db'}", markup=False, soft_wrap=True)
 
 
 def escape(text: str) -> str:

@@ -100,7 +100,7 @@ def test_the_report_and_the_table_show_all_three(
     shown = capsys.readouterr().out
     assert "fully right" in shown
     assert str(folder / "report.html") in "".join(shown.split("\n"))
-    assert f"--store {folder / 'store.db'}" in "".join(shown.split("\n"))
+    assert f"align label --store {folder / 'store.db'}" in "".join(shown.split("\n"))
 
 
 def test_a_finished_demo_is_not_run_again_unasked(
