@@ -30,25 +30,30 @@ PAGE = 20_000
 
 
 def next_item_growth(few: int = 10_000, many: int = 1_000_000) -> dict[str, float]:
-    """The median seconds of a claim on `few` and on `many` comparisons by each policy, and the largest ratio.
-
-    The claims alternate between the two stores, so that whatever else the machine does slows both alike.
-    """
-    figures: dict[str, float] = {}
+    """The median seconds of a claim on `few` and on `many` comparisons by each policy, and the largest ratio."""
     with tempfile.TemporaryDirectory() as folder:
         stores = [filled(f"{folder}/{count}.db", count) for count in (few, many)]
-        for policy in POLICIES:
-            seconds: list[list[float]] = [[], []]
-            for store in stores:
-                save_settings(store, QueueSettings(policy=policy, overlap=OVERLAP))
-            for _ in range(CLAIMS):
-                for store, taken in zip(stores, seconds, strict=True):
-                    taken.append(time_claim(store))
-            figures |= {
-                f"{policy}.{name}_s": median(s) for name, s in zip(("few", "many"), seconds, strict=True)
-            }
+        figures = claim_growth(*stores)
         for store in stores:
             store.engine.dispose()
+    return figures
+
+
+def claim_growth(few: Store, many: Store) -> dict[str, float]:
+    """`next_item_growth` of two stores that are there.
+
+    The claims alternate between them, so that whatever else the machine does slows both alike.
+    """
+    figures: dict[str, float] = {}
+    stores = (few, many)
+    for policy in POLICIES:
+        seconds: list[list[float]] = [[], []]
+        for store in stores:
+            save_settings(store, QueueSettings(policy=policy, overlap=OVERLAP))
+        for _ in range(CLAIMS):
+            for store, taken in zip(stores, seconds, strict=True):
+                taken.append(time_claim(store))
+        figures |= {f"{policy}.{name}_s": median(s) for name, s in zip(("few", "many"), seconds, strict=True)}
     growth = max(figures[f"{policy}.many_s"] / figures[f"{policy}.few_s"] for policy in POLICIES)
     return figures | {"next_item_growth": growth}
 
