@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from alignment.config import Section
 from alignment.models import ModelConfig
+from alignment.ppo.alarms import AlarmConfig
 from alignment.tuning.config import TuningConfig
 from rollout.types import Sampling
 
@@ -91,6 +92,8 @@ class PPOConfig(Section):
     critic: CriticConfig = CriticConfig()
     truncation: TruncationConfig = TruncationConfig()
 
+    alarms: AlarmConfig = AlarmConfig()
+    sample_every: int = Field(5, ge=1, description="iterations between answers shown in samples.jsonl")
     save_every: int = Field(10, ge=1, description="iterations between checkpoints")
     keep_checkpoints: int = Field(2, ge=1)
 

@@ -10,7 +10,9 @@ from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.files import whole_folder
 from alignment.models import context_length, load_tokenizer, resolve
+from alignment.ppo.alarms import alarms
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.report import write_ppo_report
 from alignment.prompts import encode_prompts, load_prompts
 from alignment.rollouts import embedded_engine
 from alignment.runs import RunFolder
@@ -18,7 +20,7 @@ from alignment.runs import RunFolder
 if TYPE_CHECKING:
     from alignment.ppo.trainer import PPOTrainer
 
-MAY_CHANGE_ON_RESUME = {"iterations", "save_every", "keep_checkpoints", "microbatch"}
+MAY_CHANGE_ON_RESUME = {"iterations", "save_every", "keep_checkpoints", "microbatch", "alarms"}
 
 
 def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -43,24 +45,55 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
         trainer.tokenizer.save_pretrained(folder)
     figures = summarize(run, config)
     run.summarize(figures)
+    write_ppo_report(run, figures)
     note(f"PPO: policy after {trainer.iteration} iterations in {run.model}")
     return figures
 
 
 def train(trainer: PPOTrainer, run: RunFolder) -> None:
-    """Iterations until config.iterations, a row of metrics for each, a checkpoint now and then."""
-    config = trainer.config
+    """Iterations until config.iterations, a row of metrics for each, alarms and a checkpoint now and then."""
+    config, ringing = trainer.config, set[str]()
+    rows = run.rows()
     with progress_bar("PPO", config.iterations) as advance:
         advance(trainer.iteration)
         while trainer.iteration < config.iterations:
             metrics = trainer.step()
+            rows.append(metrics)
             run.log(metrics)
             run.log({"iteration": trainer.iteration, **trainer.seconds}, "timings.jsonl")
+            log_samples(trainer, run)
             advance(1, score=metrics["score_mean"], kl=metrics["kl"], length=metrics["response_length"])
-            if trainer.iteration % config.save_every == 0 or trainer.iteration == config.iterations:
+            found = alarms(rows, config.alarms)
+            for name in found.keys() - ringing:
+                note(f"PPO: iteration {trainer.iteration}: {found[name]}")
+                run.log({"iteration": trainer.iteration, "alarm": name, "words": found[name]}, "alarms.jsonl")
+            ringing = set(found)
+            if found and config.alarms.action == "rollback":
+                return roll_back(trainer, run)
+            done = trainer.iteration == config.iterations or (found and config.alarms.action == "halt")
+            if trainer.iteration % config.save_every == 0 or done:
                 save_checkpoint(
                     run.checkpoints, trainer.iteration, trainer.state_dict(), keep=config.keep_checkpoints
                 )
+            if done:
+                return
+
+
+def roll_back(trainer: PPOTrainer, run: RunFolder) -> None:
+    """The policy of the last checkpoint, which was saved before any alarm; stays as it is if there is none."""
+    state = load_checkpoint(run.checkpoints)
+    if state is None:
+        note("PPO: stopped; there is no checkpoint from before the alarm to go back to")
+        return
+    trainer.load_state_dict(state)
+    note(f"PPO: stopped and went back to iteration {trainer.iteration}, the last checkpoint before the alarm")
+
+
+def log_samples(trainer: PPOTrainer, run: RunFolder, shown: int = 4) -> None:
+    if trainer.iteration % trainer.config.sample_every == 0:
+        for prompt, answer, score in trainer.answers[:shown]:
+            row = {"iteration": trainer.iteration, "prompt": prompt, "answer": answer, "score": score}
+            run.log(row, "samples.jsonl")
 
 
 def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
@@ -95,8 +128,8 @@ def continue_from_checkpoint(trainer: PPOTrainer, run: RunFolder) -> None:
     else:
         trainer.load_state_dict(state)
         note(f"PPO: continuing after iteration {trainer.iteration}")
-    for file in ("metrics.jsonl", "timings.jsonl"):
-        run.keep_rows(trainer.iteration, file)
+    for file in ("metrics.jsonl", "timings.jsonl", "samples.jsonl", "alarms.jsonl"):
+        run.keep_rows(sum(row["iteration"] <= trainer.iteration for row in run.rows(file)), file)
 
 
 def how_to_continue(run: RunFolder) -> str:

@@ -61,6 +61,7 @@ class PPOTrainer:
         self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
         self.iteration = 0
         self.seconds: dict[str, float] = defaultdict(float)
+        self.answers: list[tuple[str, str, float]] = []  # of the last iteration: prompt, answer, score
 
     def step(self) -> dict[str, float]:
         """One iteration; returns its metrics. Seconds by phase are in `self.seconds`."""
@@ -71,6 +72,10 @@ class PPOTrainer:
             rollouts = self.generate(prompts)
         with self.phase("score"):
             scores = self.score(prompts, rollouts)
+        self.answers = [
+            (prompt.messages[-1]["content"], text, score)
+            for prompt, text, score in zip(prompts, rollouts.texts, scores.tolist(), strict=True)
+        ]
         with self.phase("assess"), torch.no_grad():
             experience, seen = self.assess(rollouts, scores)
         with self.phase("train"):
