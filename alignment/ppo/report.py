@@ -64,8 +64,7 @@ def write_ppo_report(run: RunFolder, figures: Mapping[str, Any]) -> None:
     )
     sections: list[Section] = [
         Tiles(tiles),
-        Plots("What the score cost", [("score against KL, iteration by iteration", frontier)]),
-        Plots("How it went", curves),
+        Plots("How it went", [("what the score cost: score against KL", frontier), *curves]),
         alarm_table(run.rows("alarms.jsonl")),
         *([sampled(samples)] if samples else []),
         Table(
