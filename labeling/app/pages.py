@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -17,10 +18,11 @@ from labeling.people.accounts import set_preferences
 from labeling.people.passwords import accept_invitation, invited
 from labeling.people.person import Person
 from labeling.people.secret import SHORTEST_PASSWORD
-from labeling.people.sessions import LIFETIME, SignInRefused, open_session, sign_in, sign_out
+from labeling.people.sessions import SignInRefused, open_session, sign_in, sign_out
 from labeling.store import Store
 
 HOME, ADMIN = "/label", "/admin"
+COOKIE_DAYS = 400  # the most that browsers keep; when a session ends is for the database to say
 Field = Annotated[str, Form(max_length=1024)]
 
 
@@ -46,9 +48,13 @@ def router(store: Store) -> APIRouter:
         try:
             token = sign_in(store, name, password, address_of(request))
         except SignInRefused as error:
-            return page(
-                request, "sign_in.html.j2", lambda words: words.sign_in, 401, name=name, wrong=str(error)
+            status = 429 if error.wait else 401
+            refused = page(
+                request, "sign_in.html.j2", lambda words: words.sign_in, status, name=name, wrong=str(error)
             )
+            if error.wait:
+                refused.headers["Retry-After"] = str(ceil(error.wait))
+            return refused
         return with_cookie(request, RedirectResponse(local(next), 303), token)
 
     @routes.post("/logout")
@@ -127,7 +133,7 @@ def with_cookie(request: Request, response: Response, token: str) -> Response:
     response.set_cookie(
         COOKIE,
         token,
-        max_age=int(LIFETIME.total_seconds()),
+        max_age=COOKIE_DAYS * 24 * 3600,
         httponly=True,
         samesite="lax",
         secure=request.url.scheme == "https",

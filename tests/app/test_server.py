@@ -51,6 +51,8 @@ def test_sign_in_and_out(site):
     cookie = right.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
+    # a session that is used extends itself, and the browser must not forget it before
+    assert int(re.search(r"max-age=(\d+)", cookie)[1]) > 14 * 24 * 3600
     assert client.get("/label/en/").status_code == 200
     assert client.post("/logout").headers["location"] == "/login"
     client.cookies.set("align_session", re.search("align_session=([^;]+)", right.headers["set-cookie"])[1])
@@ -70,7 +72,8 @@ def test_guessing_is_throttled(site):
     for _ in range(10):
         client.post("/login", data={"name": "mei", "password": "guess"})
     refused = client.post("/login", data={"name": "mei", "password": PASSWORD})
-    assert refused.status_code == 401
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["retry-after"]) <= 15 * 60
     assert "set-cookie" not in refused.headers
 
 
