@@ -17,6 +17,7 @@ from labeling.app.answers import Filled, to_answer
 from labeling.app.form import LETTERS, MOST_ASPECTS, Form, lay_out
 from labeling.app.identity import person_of
 from labeling.app.opinion import SHOWN_AI, ai_opinion
+from labeling.app.passing import PassingBlocks
 from labeling.app.render import render_answer, render_conversation, render_text
 from labeling.app.texts import Texts, texts
 from labeling.errors import LabelingError
@@ -34,7 +35,7 @@ Updates = dict[Any, Any]
 def build_annotator(store: Store, language: str) -> gr.Blocks:
     """The page in one language, over a store. Who may see it is the server's to say, and each handler's."""
     words = texts(language)
-    with gr.Blocks(title=words.heading, analytics_enabled=False) as blocks:
+    with PassingBlocks(title=words.heading, analytics_enabled=False) as blocks:
         gr.Markdown(f"<h1>{escape(words.heading)}</h1>", elem_classes="only-spoken")
         form = lay_out(words)
         page = Page(store, form, words)

@@ -158,7 +158,9 @@ def lay_out_card(place: int, texts: Texts) -> Card:
     with gr.Column(visible=False, elem_classes="card", elem_id=f"card-{letter}", min_width=300) as box:
         gr.Markdown(f"<h2>{escape(texts.answer.format(letter=letter))}</h2>")
         text = untrusted()
-        rank = gr.Radio([], label=texts.rank.format(letter=letter), visible=False, elem_classes="rank")
+        # all that there can be; with each item the page gets as many as it has answers
+        ranks = [(str(rank), rank) for rank in range(1, MOST_SIDES + 1)]
+        rank = gr.Radio(ranks, label=texts.rank.format(letter=letter), visible=False, elem_classes="rank")
     return Card(box, text, rank)
 
 
