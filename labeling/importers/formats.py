@@ -1,12 +1,10 @@
-"""The formats that can be imported, most particular first, and how one is recognised."""
+"""The formats that can be imported, most particular first."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labeling.errors import LabelingError
 from labeling.importers.records import (
     Answer,
     Item,
@@ -265,38 +263,3 @@ FORMATS = (
         (*PROMPT_COLUMNS, "input", "system", "history"),
     ),
 )
-
-
-def find_format(name: str) -> Format:
-    known = [form.name for form in FORMATS]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: auto, {', '.join(known)}"
-        raise LabelingError(f"unknown format {name!r}; {hint}")
-    return FORMATS[known.index(name)]
-
-
-def columns_format(prompt_column: str, response_column: str | None) -> Format:
-    """A table whose columns the user names."""
-
-    def convert(row: Row) -> Item:
-        asked = [user(text_in(row, prompt_column))]
-        return (
-            Answer(asked, [assistant(text_in(row, response_column))]) if response_column else Question(asked)
-        )
-
-    named = [column for column in (prompt_column, response_column) if column]
-    return Format("columns", f"columns {' and '.join(named)}", lambda row: has(row, *named), convert, named)
-
-
-def recognise(sample: Sequence[Row], source: str) -> tuple[Format, str]:
-    """The first format that at least half of `sample` fits, and why. Raises LabelingError if there is none."""
-    for form in FORMATS:
-        fitting = sum(form.fits(row) for row in sample)
-        if sample and fitting * 2 >= len(sample):
-            return form, f"{fitting} of the first {len(sample)} rows have {form.says}"
-    columns = sorted({str(column) for row in sample for column in row})
-    raise LabelingError(
-        f"cannot tell the format of {source} from its columns ({', '.join(columns) or 'none'}): name it with "
-        "--format, or the columns with --prompt-column and --response-column"
-    )

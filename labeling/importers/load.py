@@ -21,8 +21,9 @@ from sqlalchemy.orm import Session
 
 from labeling.errors import LabelingError
 from labeling.hashing import comparison_key, completion_hash, content_hash, prompt_hash
-from labeling.importers.formats import Format, columns_format, find_format, recognise
+from labeling.importers.formats import Format
 from labeling.importers.read import SUFFIXES, Raw, read_rows
+from labeling.importers.recognise import columns_format, find_format, recognise
 from labeling.importers.records import Answer, Item, Pair, Question, Unfit, keepable
 from labeling.importers.report import ImportReport
 from labeling.messages import check_completion, check_prompt, is_empty
@@ -83,6 +84,8 @@ def import_path(
     sample = [raw.row for raw in first if raw.row is not None]
     if prompt_column:
         form, why = columns_format(prompt_column, response_column), "the columns were named"
+    elif format == "auto" and not sample:
+        raise LabelingError(f"{source} cannot be read: {first[0].reason} (row {first[0].number})")
     elif format == "auto":
         form, why = recognise(sample, source)
     else:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labeling.errors import LabelingError
-from labeling.importers.formats import find_format, recognise
+from labeling.importers.recognise import find_format, recognise
 from labeling.importers.records import Answer, Pair, Question, Unfit, split_dialogue, split_pair
 
 
