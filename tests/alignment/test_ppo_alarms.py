@@ -6,14 +6,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment.checkpoints import load_checkpoint, saved_steps
 from alignment.cli import run
 from alignment.ppo.alarms import AlarmConfig, alarms
 from alignment.ppo.report import write_ppo_report
 from alignment.runs import RunFolder
-from reward.card import RewardCard
 
 FINE = {
     "kl": 2.0,
@@ -74,20 +72,13 @@ def test_a_critic_needs_five_bad_iterations():
 
 
 @pytest.fixture
-def config_file(tiny_model, tmp_path):
-    reward = tmp_path / "reward"
-    torch.manual_seed(1)
-    AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).save_pretrained(reward)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(reward)
-    RewardCard(
-        score_mean=0.0, score_std=0.1, scored=2, measured_on="test", train_pairs=1, max_length=64
-    ).write(reward)
+def config_file(tiny_model, reward_folder, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"<b>say {i}"}) + "\n" for i in range(10)))
     config = {
         "run": str(tmp_path / "run"),
         "policy": {"path": str(tiny_model)},
-        "reward": str(reward),
+        "reward": str(reward_folder),
         "prompts": str(prompts),
         "tuning": {"rank": 4},
         "sampling": {"max_new_tokens": 8},

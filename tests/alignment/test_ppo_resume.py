@@ -9,27 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment.checkpoints import saved_steps
 from alignment.cli import run
-from reward.card import RewardCard
 
 ALIGN = [sys.executable, "-c", "from alignment.cli import main; main()"]
-
-
-@pytest.fixture(scope="module")
-def reward_folder(tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reward") / "model"
-    torch.manual_seed(1)
-    AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    RewardCard(
-        score_mean=0.0, score_std=0.1, scored=2, measured_on="test", train_pairs=1, max_length=64
-    ).write(folder)
-    return folder
 
 
 @pytest.fixture
