@@ -25,12 +25,13 @@ def chosen_logprobs(
     """Log-probabilities of `targets` (n,) under head(states) / temperature, and entropies: two (n,), fp32, nats.
 
     states: (n, d). The entropies carry a gradient only if asked to. A frozen linear head is run in chunks that
-    keep one (n, d) matrix for the backward, two with the entropies'; a head that is trained, or is more than a
-    matrix, keeps its (n, v) logits.
+    keep one (n, d) matrix for the backward, two with the entropies'; a head that is being trained, or is more than
+    a matrix, keeps its (n, v) logits.
     """
     weight = getattr(head, "weight", None)
     plain = isinstance(head, nn.Linear) and head.bias is None and type(weight) is nn.Parameter
-    if plain and not softcap and not head.weight.requires_grad:
+    trained = plain and head.weight.requires_grad and torch.is_grad_enabled()
+    if plain and not softcap and not trained:
         return _FrozenHead.apply(states, head.weight, targets, temperature, entropy_gradient)
     logits = head(states).float()
     if softcap:

@@ -87,6 +87,16 @@ def test_a_frozen_head_by_hand():
     assert states.grad.item() == pytest.approx(1.0)  # (W[y] - mean W) / T = (1 - 1/2) / 0.5
 
 
+def test_without_gradients_every_head_is_read_alike():
+    """Else a policy would differ from itself by rounding, and its KL to itself would not be 0."""
+    torch.manual_seed(0)
+    head, states, targets = nn.Linear(64, 500, bias=False), torch.randn(40, 64), torch.randint(0, 500, (40,))
+    with torch.no_grad():
+        free = chosen_logprobs(head, states, targets, 1.0)
+        frozen = chosen_logprobs(head.requires_grad_(False), states, targets, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(free, frozen, strict=True))
+
+
 @pytest.mark.parametrize("trunk", ["policy", "own"])
 def test_layers_below_the_adapters_are_run_once_and_change_nothing(tiny_model, batch, trunk):
     models, _ = build(tiny_model, {"trunk": trunk, "init": "zero"}, layers=1)
