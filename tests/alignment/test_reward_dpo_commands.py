@@ -89,7 +89,7 @@ def test_one_readable_line(
     [
         (RewardRunConfig, "reward.yaml", "lora"),
         (RewardRunConfig, "reward_qlora.yaml", "qlora"),
-        (RewardRunConfig, "demo/reward.yaml", "full"),
+        (RewardRunConfig, "demo/reward.yaml", "lora"),
         (DPOConfig, "dpo.yaml", "lora"),
         (DPOConfig, "dpo_qlora.yaml", "qlora"),
         (DPOConfig, "demo/dpo.yaml", "lora"),

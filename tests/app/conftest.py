@@ -1,4 +1,4 @@
-"""A real server over a real store, people who can sign in, and one browser for all tests."""
+"""A real server over a real store, people who can sign in, and a browser."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def make_site(served: Site, tmp_path: Path) -> Callable[[list[NewComparison]], S
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Not for the whole session: while it is open its event loop runs, and other tests start their own."""
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM} (apt-get install chromium)")
     from playwright.sync_api import sync_playwright
