@@ -1,4 +1,4 @@
-"""How far annotators agree: coefficients of agreement, and what they say of a store's people and judges.
+"""How far annotators agree: coefficients of agreement, and what they say of people and judges.
 
 The coefficients take values that are counted item by item: `counts[i, v]` is how many annotators gave item i
 the value v. Values stand in ascending order, so that an ordinal coefficient knows which are neighbours.
@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeling.errors import LabelingError
-from labeling.figures.table import BOTH_BAD, FIRST, SECOND, TIE, LabelTable, opinions, read_table
-from labeling.store import Store
+from labeling.figures.table import BOTH_BAD, FIRST, SECOND, TIE, LabelTable, opinions
 
 Level = Literal["nominal", "ordinal"]
 Counts = NDArray[np.int64]
@@ -136,13 +135,8 @@ class JudgeAgreement:
     no_majority: int  # left out: as many people for one side as for the other, or only ties
 
 
-def judge_human_agreement(store: Store) -> JudgeAgreement:
-    """How often the store's judges side with its people. Rankings and both_bad take no side."""
-    return judges_against_people(read_table(store))
-
-
 def judges_against_people(table: LabelTable) -> JudgeAgreement:
-    """The same, of labels that are read already."""
+    """How often judges side with people. Rankings and both_bad take no side."""
     people, judges = table.where(table.standing()), table.where(table.of_kind("judge"))
     items, place = np.unique(people.comparison, return_inverse=True)
     votes = np.where(people.takes_side(), np.where(people.p_first > 0.5, 1, -1), 0)
@@ -177,13 +171,8 @@ class PeopleAgreement:
     ordinal_interval: tuple[float, float] | None = None
 
 
-def human_agreement(store: Store) -> PeopleAgreement:
-    """How far the store's people agree with one another, each asked once and by themselves."""
-    return people_agreement(read_table(store))
-
-
 def people_agreement(table: LabelTable) -> PeopleAgreement:
-    """The same, of labels that are read already."""
+    """How far people agree with one another, each asked once and by themselves."""
     people = table.where(table.independent())
     said = opinions(people)
     counts = tally(said.unit, said.value, (FIRST, SECOND, TIE, BOTH_BAD))

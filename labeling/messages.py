@@ -11,6 +11,11 @@ from labeling.views import Message
 ROLES = ("system", "user", "assistant", "tool")
 
 
+def storable(text: str) -> str:
+    """`text` as every database can hold it: PostgreSQL's text holds no NUL."""
+    return text.replace("\x00", "\ufffd")
+
+
 def is_empty(messages: Sequence[Message]) -> bool:
     """Whether a completion says nothing at all."""
     return not any(message["content"].strip() for message in messages)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from labeling.agreement import human_agreement, judge_human_agreement
+from labeling.figures.dashboard import Dashboard
 from labeling.reads import effective, read_labels
 from labeling.schema import Annotator, Completion, ImportBatch, Label, Prompt
 from labeling.store import Store
@@ -30,7 +30,7 @@ def data_figures(store: Store) -> dict[str, Any]:
     }
 
 
-def label_figures(store: Store) -> dict[str, Any]:
+def label_figures(store: Store, dashboard: Dashboard) -> dict[str, Any]:
     """Effective labels by annotator and by verdict, and how far people and judges agree."""
     query = (
         select(Annotator.name, Annotator.kind, Label.verdict, func.count())
@@ -53,7 +53,7 @@ def label_figures(store: Store) -> dict[str, Any]:
                 "verdicts": {row[2]: row[3] for row in verdicts},
             }
         )
-    judge, people = judge_human_agreement(store), human_agreement(store)
+    judge, people = dashboard.judges, dashboard.people
     return {
         "labels": sum(annotator["labels"] for annotator in annotators),
         "annotators": annotators,

@@ -41,6 +41,11 @@ def rated(column: str) -> Any:
     return func.coalesce(literal_column(column), literal_column("-1.0"))
 
 
+def as_utc(at: datetime) -> datetime:
+    """A stored time with its zone, which SQLite does not keep."""
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={

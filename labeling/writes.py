@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from labeling.errors import LabelingError
 from labeling.hashing import comparison_key, completion_hash, prompt_hash
-from labeling.messages import check_completion, check_prompt, is_empty
+from labeling.messages import check_completion, check_prompt, is_empty, storable
 from labeling.queue.slots import read_overlap, shuffle_of, take_directly
 from labeling.schema import Comparison, ComparisonSide, Completion, Label, Prompt
 from labeling.views import Added, Message, NewAnswer, NewComparison, NewCompletion, NewLabel, Verdict
@@ -228,7 +228,7 @@ def label_row(label: NewLabel) -> dict[str, Any]:
         "p_first": float(label.p_first),
         "strength": label.strength,
         "shown_order": list(label.shown_order),
-        "rationale": label.rationale.replace("\x00", "\ufffd"),  # PostgreSQL's text holds no NUL
+        "rationale": storable(label.rationale),
         "seconds": label.seconds,
         "meta": label.meta,
         "idempotency_key": label.idempotency_key,

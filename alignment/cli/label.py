@@ -79,7 +79,8 @@ def stats(store: options.Store = options.DEFAULT_STORE, as_json: options.Json = 
     from labeling.store import Store
 
     opened = Store.open(store, create=False)
-    figures, dashboard = label_figures(opened), read_dashboard(opened)
+    dashboard = read_dashboard(opened)
+    figures = label_figures(opened, dashboard)
     if as_json:
         print_json(figures | {"dashboard": dashboard.as_dict()})
         return

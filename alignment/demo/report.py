@@ -29,12 +29,14 @@ CURVES = {  # run -> title -> the column of its metrics.jsonl
 
 def summarize(folder: Path, seconds: Mapping[str, float], task: str, seed: int) -> dict[str, Any]:
     """The figures of summary.json, flat: those of the evaluation, the labels, seconds by step, memory."""
-    from labeling.agreement import human_agreement, judge_human_agreement
+    from labeling.agreement import judges_against_people, people_agreement
+    from labeling.figures.table import read_table
     from labeling.store import Store
 
     store = Store.open(str(folder / "store.db"), create=False)
     counts = store.counts()
-    judges, people = judge_human_agreement(store), human_agreement(store)
+    table = read_table(store)
+    judges, people = judges_against_people(table), people_agreement(table)
     return {
         "seconds": sum(seconds.values()),
         "seed": seed,

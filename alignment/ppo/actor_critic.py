@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,59 +21,82 @@ if TYPE_CHECKING:
 POLICY, CRITIC, REFERENCE = "default", "critic", "reference"
 
 
-class ActorCritic(Protocol):
+class ActorCritic(nn.Module, ABC):
     """What the trainer asks of its models. All per-token results are rows (b, r), 0 where a row has ended."""
 
     value_head: nn.Linear
+    shares_trunk: bool  # the value head sits on the policy's own trunk: one forward serves both
+    entropy_gradient = False  # whether entropies carry one: only an entropy bonus needs it
 
+    @abstractmethod
     def policy(self) -> PreTrainedModel:
         """The model that generates, ready to (its adapter active)."""
-        ...
 
-    entropy_gradient: bool  # whether entropies carry one: only an entropy bonus needs it
-    shares_trunk: bool  # the value head sits on the policy's own trunk: one forward serves both
+    @property
+    @abstractmethod
+    def language_model(self) -> PreTrainedModel:
+        """The causal model under the policy, whose head reads the policy's hidden states."""
+
+    @abstractmethod
+    def policy_states(self, batch: Sequences) -> Tensor:
+        """Hidden states (n, d) of the policy before each response token."""
+
+    @abstractmethod
+    def critic_states(self, batch: Sequences) -> Tensor:
+        """The same of a critic with a trunk of its own."""
+
+    @abstractmethod
+    def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor: ...
+
+    @abstractmethod
+    def policy_parameters(self) -> list[nn.Parameter]: ...
+
+    @abstractmethod
+    def critic_parameters(self) -> list[nn.Parameter]: ...
+
+    @abstractmethod
+    def trained_state(self) -> dict[str, Tensor]:
+        """Every trained tensor by name; load_trained_state puts them back."""
+
+    @abstractmethod
+    def save_policy(self, folder: Path) -> None: ...
 
     def prepare(self, batch: Sequences) -> Sequences:
         """The batch with what need not be computed again while these answers are learned from."""
-        ...
+        return batch
 
     def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of the response tokens, fp32."""
-        ...
-
-    def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor: ...
+        return self._logprobs(self.policy_states(batch), batch, temperature)
 
     def values(self, batch: Sequences) -> Tensor:
         """The critic's value before each response token, fp32. On a shared trunk only the head gets gradients."""
-        ...
+        if not self.shares_trunk:
+            return values_of(self.value_head, self.critic_states(batch), batch)
+        with torch.no_grad():
+            states = self.policy_states(batch)
+        return values_of(self.value_head, states, batch)
 
     def policy_and_values(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values; one forward where the trunk is shared."""
-        ...
+        states = self.policy_states(batch)
+        logprobs, entropy = self._logprobs(states, batch, temperature)
+        values = values_of(self.value_head, states, batch) if self.shares_trunk else self.values(batch)
+        return logprobs, entropy, values
 
-    def policy_parameters(self) -> list[nn.Parameter]: ...
+    def _logprobs(self, states: Tensor, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
+        return logprobs_of(self.language_model, states, batch, temperature, self.entropy_gradient)
 
-    def critic_parameters(self) -> list[nn.Parameter]: ...
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """Every trained tensor by name; load_trained_state puts them back."""
-        ...
-
-    def load_trained_state(self, state: dict[str, Tensor]) -> None: ...
-
-    def save_policy(self, folder: Path) -> None: ...
-
-    def to(self, device: torch.device) -> Any: ...
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        load_exactly(self.trained_state(), state)
 
 
-class AdapterActorCritic(nn.Module):
+class AdapterActorCritic(ActorCritic):
     """One frozen base: the policy is an adapter on it, the reference is it with adapters off.
 
     The critic is an adapter of its own with a value head, or a value head on the policy's trunk. If the policy
     started from an adapter, the reference is a frozen copy of that adapter. Layers below every adapter are run once.
     """
-
-    entropy_gradient = False
 
     def __init__(self, model: PeftModel, value_head: nn.Linear) -> None:
         super().__init__()
@@ -84,10 +108,10 @@ class AdapterActorCritic(nn.Module):
         adapters = tuple(f".{name}." for name in model.peft_config)
         names = [name for name, _ in model.named_parameters() if any(a in name for a in adapters)]
         cut = first_trained_layer(names)
-        self.first_layer = cut if cut and splits_exactly(self.base, cut) else 0
+        self.first_layer = cut if cut and splits_exactly(self.language_model, cut) else 0
 
     @property
-    def base(self) -> PreTrainedModel:
+    def language_model(self) -> PreTrainedModel:
         return self.model.get_base_model()
 
     def policy(self) -> PreTrainedModel:
@@ -97,38 +121,25 @@ class AdapterActorCritic(nn.Module):
     def prepare(self, batch: Sequences) -> Sequences:
         if not self.first_layer:
             return batch
-        return batch.with_states(lower_states(self.base, batch.ids, self.first_layer))
+        return batch.with_states(lower_states(self.language_model, batch.ids, self.first_layer))
 
-    def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
-        self.model.set_adapter(POLICY)
-        states = response_states(self.base, batch, self.first_layer)
-        return logprobs_of(self.base, states, batch, temperature, self.entropy_gradient)
+    def policy_states(self, batch: Sequences) -> Tensor:
+        return self._states(POLICY, batch)
+
+    def critic_states(self, batch: Sequences) -> Tensor:
+        return self._states(CRITIC, batch)
+
+    def _states(self, adapter: str, batch: Sequences) -> Tensor:
+        self.model.set_adapter(adapter)
+        return response_states(self.language_model, batch, self.first_layer)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
         if self.has_reference_adapter:
             self.model.set_adapter(REFERENCE, inference_mode=True)
-            return response_logprobs(self.base, batch, temperature, self.first_layer)[0]
+            return response_logprobs(self.language_model, batch, temperature, self.first_layer)[0]
         with self.model.disable_adapter():
-            return response_logprobs(self.base, batch, temperature, self.first_layer)[0]
-
-    def values(self, batch: Sequences) -> Tensor:
-        if self.shares_trunk:
-            self.model.set_adapter(POLICY)
-            with torch.no_grad():
-                states = response_states(self.base, batch, self.first_layer)
-        else:
-            self.model.set_adapter(CRITIC)
-            states = response_states(self.base, batch, self.first_layer)
-        return values_of(self.value_head, states, batch)
-
-    def policy_and_values(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.shares_trunk:
-            return *self.policy_logprobs(batch, temperature), self.values(batch)
-        self.model.set_adapter(POLICY)
-        states = response_states(self.base, batch, self.first_layer)
-        logprobs, entropy = logprobs_of(self.base, states, batch, temperature, self.entropy_gradient)
-        return logprobs, entropy, values_of(self.value_head, states, batch)
+            return response_logprobs(self.language_model, batch, temperature, self.first_layer)[0]
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return [p for _, p in self._adapter(POLICY)]
@@ -143,18 +154,13 @@ class AdapterActorCritic(nn.Module):
         adapters = {key: p.detach() for role in (POLICY, CRITIC) for key, p in self._adapter(role)}
         return adapters | {f"value_head.{key}": p.detach() for key, p in self.value_head.named_parameters()}
 
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        load_exactly(self.trained_state(), state)
-
     def save_policy(self, folder: Path) -> None:
         self.model.save_pretrained(folder, selected_adapters=[POLICY])
 
 
-class FullActorCritic(nn.Module):
+class FullActorCritic(ActorCritic):
     """Every weight is trained: the policy, a critic with a trunk of its own or on the policy's (None), and a frozen
     copy as the reference."""
-
-    entropy_gradient = False
 
     def __init__(
         self,
@@ -170,33 +176,22 @@ class FullActorCritic(nn.Module):
         self.value_head = value_head
         self.shares_trunk = critic is None
 
+    @property
+    def language_model(self) -> PreTrainedModel:
+        return self.policy_model
+
     def policy(self) -> PreTrainedModel:
         return self.policy_model
 
-    def prepare(self, batch: Sequences) -> Sequences:
-        return batch
+    def policy_states(self, batch: Sequences) -> Tensor:
+        return response_states(self.policy_model, batch)
 
-    def policy_logprobs(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
-        states = response_states(self.policy_model, batch)
-        return logprobs_of(self.policy_model, states, batch, temperature, self.entropy_gradient)
+    def critic_states(self, batch: Sequences) -> Tensor:
+        return response_states(self.critic, batch)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
         return response_logprobs(self.reference, batch, temperature)[0]
-
-    def values(self, batch: Sequences) -> Tensor:
-        if self.critic is not None:
-            return values_of(self.value_head, response_states(self.critic, batch), batch)
-        with torch.no_grad():
-            states = response_states(self.policy_model, batch)
-        return values_of(self.value_head, states, batch)
-
-    def policy_and_values(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        if self.critic is not None:
-            return *self.policy_logprobs(batch, temperature), self.values(batch)
-        states = response_states(self.policy_model, batch)
-        logprobs, entropy = logprobs_of(self.policy_model, states, batch, temperature, self.entropy_gradient)
-        return logprobs, entropy, values_of(self.value_head, states, batch)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return list(self.policy_model.parameters())
@@ -210,9 +205,6 @@ class FullActorCritic(nn.Module):
         if self.critic is not None:
             parts["critic"] = trunk(self.critic)
         return {f"{part}.{key}": p.detach() for part, m in parts.items() for key, p in m.named_parameters()}
-
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        load_exactly(self.trained_state(), state)
 
     def save_policy(self, folder: Path) -> None:
         self.policy_model.save_pretrained(folder)

@@ -43,16 +43,20 @@ def to_answer(filled: Filled, sides: int, settings: QueueSettings, texts: Texts)
             return Answer("both_bad", **common)
         return Answer("ranking", ranks=chosen(filled.ranks[:sides], sides, texts.rank_first), **common)
     common["aspects"] = {name: list(given) for name, given in filled.aspects.items() if all_in(given, GRADES)}
-    if filled.step == BOTH_BAD:
-        return Answer("both_bad", **common)
-    [step] = chosen([filled.step], STEPS, texts.choose_first)
-    if step == EVEN:
-        answer = Answer("tie", **common)
-    else:
-        answer = Answer("preference", choice=int(step > EVEN), strength=abs(step - EVEN), **common)
+    answer = on_scale(filled.step, texts, **common)
     if needs_rationale(answer, settings) and not answer.rationale:
         raise LabelingError(texts.rationale_first)
     return answer
+
+
+def on_scale(step: int | None, texts: Texts, **more: Any) -> Answer:
+    """The answer that a step of the scale, or BOTH_BAD beside it, stands for. Raises LabelingError for none."""
+    if step == BOTH_BAD:
+        return Answer("both_bad", **more)
+    [step] = chosen([step], STEPS, texts.choose_first)
+    if step == EVEN:
+        return Answer("tie", **more)
+    return Answer("preference", choice=int(step > EVEN), strength=abs(step - EVEN), **more)
 
 
 def chosen(values: Sequence[int | None], most: int, missing: str) -> list[int]:

@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 
 from labeling.app.callers import Annotator, Lead
 from labeling.app.downloads import add_downloads
-from labeling.app.identity import NotAllowed, NotSignedIn
+from labeling.app.identity import status_of
 from labeling.app.uploads import import_upload
 from labeling.app.wire import AnswerIn, Item, Me, Problem, Reason, Recorded
 from labeling.errors import LabelingError
@@ -51,12 +51,9 @@ class OneLineErrors(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 return problem(422, "; ".join(map(field_problem, error.errors())))
-            except NotSignedIn as error:
-                return problem(401, str(error), {"WWW-Authenticate": "Bearer"})
-            except NotAllowed as error:
-                return problem(403, str(error))
             except LabelingError as error:
-                return problem(400, str(error))
+                status = status_of(error)
+                return problem(status, str(error), {"WWW-Authenticate": "Bearer"} if status == 401 else None)
 
         return answered
 

@@ -30,6 +30,11 @@ class NotAllowed(LabelingError):
     """The person is known, but this needs a higher role."""
 
 
+def status_of(error: Exception) -> int:
+    """The HTTP status that says of a refusal what kind it is."""
+    return 401 if isinstance(error, NotSignedIn) else 403 if isinstance(error, NotAllowed) else 400
+
+
 def person_of(request: Request | gr.Request) -> Person:
     """The person behind a request: by its Bearer token if it has one, else by its session cookie.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 from sqlalchemy import select
 
 from labeling.errors import LabelingError
 from labeling.queue.claim import Assigned, Choice, assign, find_assignment
-from labeling.queue.leases import lock_annotator
+from labeling.queue.leases import lease, lock_annotator
 from labeling.queue.settings import settings_of
 from labeling.queue.slots import hold, recount
 from labeling.schema import Comparison
@@ -56,8 +56,7 @@ def hand_over(store: Store, comparison_id: int, lead_id: int) -> str:
         assignment = assign(session, lead_id, Choice(comparison_id, key, "label", ORIGIN), settings)
         if assignment.state in ("submitted", "skipped"):
             raise LabelingError("the policy gave two answers that you have compared before: ask again")
-        assignment.state = "leased"
-        assignment.lease_until = datetime.now(UTC) + timedelta(minutes=settings.lease_minutes)
+        lease(assignment, settings, datetime.now(UTC))
         session.flush()
         recount(session, [comparison_id])
         return assignment.token

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from labeling.app import api, pages
 from labeling.app.frame import STATIC, framed
 from labeling.app.gate import Gate
-from labeling.app.identity import NotAllowed, NotSignedIn
+from labeling.app.identity import status_of
 from labeling.app.live import Policy
 from labeling.app.pages import ADMIN, HOME
 from labeling.app.texts import LANGUAGES
@@ -94,9 +94,8 @@ class Doorway:
 
 
 def as_json(_: Request, error: Exception) -> JSONResponse:
-    """A refusal of the API: what went wrong in one line."""
-    status = 401 if isinstance(error, NotSignedIn) else 403 if isinstance(error, NotAllowed) else 400
-    return JSONResponse({"error": str(error)}, status)
+    """A refusal: what went wrong in one line."""
+    return JSONResponse({"error": str(error)}, status_of(error))
 
 
 class Server(uvicorn.Server):

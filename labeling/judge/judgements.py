@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from labeling.hashing import content_hash
 from labeling.judge.verdict import ORDERS, Verdict
+from labeling.messages import storable
 from labeling.schema import Comparison, Judgement
 from labeling.views import NewLabel
 from labeling.writes import insert_labels
@@ -32,7 +33,7 @@ def record(
     judgement.outcome = verdict.outcome
     judgement.p_first = verdict.p_first
     judgement.order_consistent = verdict.order_consistent
-    judgement.reason = verdict.reason.replace("\x00", "\ufffd")  # PostgreSQL's text holds no NUL
+    judgement.reason = storable(verdict.reason)
     judgement.call_keys = list(call_keys)
     session.execute(update(Comparison).where(Comparison.id == comparison_id).values(doubt=doubt(verdict)))
     if verdict.p_first is None:

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeling.people.tables import Audit, as_utc
-from labeling.schema import Annotator
+from labeling.people.tables import Audit
+from labeling.schema import Annotator, as_utc
 from labeling.store import Store
 
 SHELL = "shell"  # who acted when nobody was signed in: the command line

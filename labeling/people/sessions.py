@@ -12,9 +12,9 @@ from labeling.people.changes import changes, check_may_change, existing
 from labeling.people.names import is_invisible, name_key
 from labeling.people.person import Person, select_people
 from labeling.people.secret import digest, is_password, new_token
-from labeling.people.tables import Account, WebSession, as_utc
+from labeling.people.tables import Account, WebSession
 from labeling.people.throttle import SignInRefused, begin_attempt, end_attempt
-from labeling.schema import Annotator, now
+from labeling.schema import Annotator, as_utc, now
 from labeling.store import Store
 
 __all__ = ["SignInRefused", "open_session", "person_of_session", "revoke_all", "sign_in", "sign_out"]

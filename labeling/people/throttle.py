@@ -13,8 +13,8 @@ from labeling.errors import LabelingError
 from labeling.people.changes import changes
 from labeling.people.names import name_key
 from labeling.people.secret import digest
-from labeling.people.tables import LoginAttempt, as_utc
-from labeling.schema import now
+from labeling.people.tables import LoginAttempt
+from labeling.schema import as_utc, now
 from labeling.store import Store
 
 MOST_FAILURES = 10  # for a name, and for an address

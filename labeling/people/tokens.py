@@ -14,8 +14,8 @@ from labeling.people.changes import changes, check_may_change, existing
 from labeling.people.names import is_invisible
 from labeling.people.person import Person, select_people
 from labeling.people.secret import digest, new_token
-from labeling.people.tables import ApiToken, as_utc
-from labeling.schema import Annotator, now
+from labeling.people.tables import ApiToken
+from labeling.schema import Annotator, as_utc, now
 from labeling.store import Store
 
 PREFIX = "align_"  # so that scanners for leaked secrets can know one

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from labeling.queue.draws import draw, draw_order
-from labeling.queue.leases import lock_annotator, not_yours, release_overdue
+from labeling.queue.leases import lease, lock_annotator, not_yours, release_overdue
 from labeling.queue.settings import QueueSettings, settings_of
 from labeling.queue.slots import open_
-from labeling.schema import Assignment, Comparison, ComparisonSide, Gold, Label, rated
+from labeling.schema import Assignment, Comparison, ComparisonSide, Gold, Label, as_utc, rated
 from labeling.store import Store
 from labeling.views import ComparisonView
 
@@ -65,8 +65,7 @@ def claim(store: Store, annotator_id: int, *, now: datetime | None = None) -> As
             assignment = assign(session, annotator_id, choice, settings)
         if assignment is None:
             return None
-        assignment.state = "leased"
-        assignment.lease_until = now + timedelta(minutes=settings.lease_minutes)
+        lease(assignment, settings, now)
         session.flush()
         row = as_row(assignment)
     return as_assigned(store, row)
@@ -226,7 +225,7 @@ def as_row(assignment: Assignment) -> dict[str, Any]:
         "policy": assignment.policy,
         "arm": assignment.arm,
         "state": assignment.state,
-        "lease_until": in_utc(assignment.lease_until),
+        "lease_until": as_utc(assignment.lease_until),
     }
 
 
@@ -234,8 +233,3 @@ def as_assigned(store: Store, row: dict[str, Any]) -> Assigned:
     """With the comparison itself, which is read outside of the transaction that holds locks: it never changes."""
     [comparison] = store.comparisons(ids=[row["comparison"]])
     return Assigned(**row | {"comparison": comparison})
-
-
-def in_utc(time: datetime) -> datetime:
-    """SQLite gives UTC without saying so."""
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

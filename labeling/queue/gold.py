@@ -6,6 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from labeling.errors import LabelingError
+from labeling.messages import storable
 from labeling.queue.slots import hold, recount
 from labeling.schema import Comparison, Gold
 from labeling.store import Store
@@ -30,7 +31,7 @@ def set_gold(store: Store, comparison_id: int, verdict: str, p_first: float, not
                 comparison_id=comparison_id,
                 verdict=verdict,
                 p_first=p_first,
-                note=note.replace("\x00", "\ufffd"),
+                note=storable(note),
             )
         )
         session.flush()

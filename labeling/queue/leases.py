@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, exists, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from labeling.errors import LabelingError
+from labeling.queue.settings import QueueSettings
 from labeling.queue.slots import recount
 from labeling.schema import Annotator, Assignment, Comparison, Label
 
@@ -24,6 +25,12 @@ def lock_annotator(session: Session, annotator_id: int) -> None:
     active = session.scalar(query.with_for_update(key_share=True))  # inserts that refer to the row may go on
     if not active:
         raise LabelingError("this account does not label (any more): ask the lead")
+
+
+def lease(assignment: Assignment, settings: QueueSettings, now: datetime) -> None:
+    """Put the assignment into its annotator's hands, from now on for as long as the settings say."""
+    assignment.state = "leased"
+    assignment.lease_until = now + timedelta(minutes=settings.lease_minutes)
 
 
 def held(session: Session, token: str, annotator_id: int) -> Assignment:

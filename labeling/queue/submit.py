@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import cast
 
 from sqlalchemy import select, update
@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 
 from labeling.errors import LabelingError
 from labeling.hashing import content_hash
+from labeling.messages import storable
 from labeling.queue.answers import Answer, as_label, check_answer
 from labeling.queue.claim import Assigned, as_assigned, as_row
-from labeling.queue.leases import held, lock_annotator
+from labeling.queue.leases import held, lease, lock_annotator
 from labeling.queue.settings import settings_of
 from labeling.queue.slots import hold, open_, recount
 from labeling.reads import effective
@@ -111,9 +112,7 @@ def undo(store: Store, annotator_id: int, *, now: datetime | None = None) -> Ass
         )
         if assignment is None:
             return None
-        lease = timedelta(minutes=settings_of(session).lease_minutes)
-        assignment.state = "leased"
-        assignment.lease_until = (now or datetime.now(UTC)) + lease
+        lease(assignment, settings_of(session), now or datetime.now(UTC))
         row = as_row(assignment)
     return as_assigned(store, row)
 
@@ -132,7 +131,7 @@ def skip(store: Store, token: str, annotator_id: int, reason: str) -> None:
         if standing_label(session, assignment):
             assignment.state = "submitted"
             return
-        assignment.state, assignment.reason = "skipped", printable(reason)
+        assignment.state, assignment.reason = "skipped", storable(reason)
         session.flush()
         hold(session, [assignment.comparison_id])
         recount(session, [assignment.comparison_id])
@@ -144,10 +143,5 @@ def flag(store: Store, token: str, annotator_id: int, reason: str) -> None:
         lock_annotator(session, annotator_id)
         assignment = held(session, token, annotator_id)
         session.add(
-            Flag(comparison_id=assignment.comparison_id, annotator_id=annotator_id, reason=printable(reason))
+            Flag(comparison_id=assignment.comparison_id, annotator_id=annotator_id, reason=storable(reason))
         )
-
-
-def printable(text: str) -> str:
-    """As `labeling.writes` does: PostgreSQL's text holds no NUL."""
-    return text.replace("\x00", "\ufffd")

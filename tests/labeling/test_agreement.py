@@ -15,12 +15,13 @@ from labeling.agreement import (
     cohen_kappa,
     count_values,
     fleiss_kappa,
-    human_agreement,
-    judge_human_agreement,
+    judges_against_people,
     krippendorff_alpha,
+    people_agreement,
     raw_agreement,
 )
 from labeling.errors import LabelingError
+from labeling.figures.table import read_table
 from labeling.views import NewLabel
 
 
@@ -142,15 +143,15 @@ def test_judges_against_people(store, ask, answer):
     comparison(6, [1.0], 0.5)  # the judge's tie
     comparison(7, [1.0], None)  # no judge
     comparison(8, [], 0.9)  # no people
-    found = judge_human_agreement(store)
+    found = judges_against_people(read_table(store))
     assert found.agreement == pytest.approx(2 / 3)
     assert (found.compared, found.agreed, found.judge_ties, found.no_majority) == (3, 2, 1, 2)
-    people = human_agreement(store)
+    people = people_agreement(read_table(store))
     assert people.comparisons == 3  # 1, 2 and 4
     # units {0,0,1}, {1,tie}, {0,1}: n = 7 values (3, 3, 1); disagreement 4/2 + 2 + 2 = 6; 1 - 6*6/(49-19)
     assert people.alpha == pytest.approx(1 - 36 / 30)
 
 
 def test_agreement_of_an_empty_store(sqlite_store):
-    assert judge_human_agreement(sqlite_store).agreement is None
-    assert human_agreement(sqlite_store).alpha is None
+    assert judges_against_people(read_table(sqlite_store)).agreement is None
+    assert people_agreement(read_table(sqlite_store)).alpha is None

@@ -10,6 +10,7 @@ import pytest
 
 from labeling.errors import LabelingError
 from labeling.export import LABEL_COLUMNS, export_labels, export_prompts, export_sft, harmless
+from labeling.figures.dashboard import read_dashboard
 from labeling.importers import import_path
 from labeling.overview import data_figures, label_figures, show
 from labeling.views import NewLabel
@@ -102,7 +103,7 @@ def test_figures(filled):
     }  # fmt: skip
     (imported,) = figures["imports"]
     assert (imported["format"], imported["rows"], imported["added"]) == ("kto", 3, 3)
-    labels = label_figures(filled)
+    labels = label_figures(filled, read_dashboard(filled))
     assert labels["annotators"][0] == {
         "name": "ann", "kind": "human", "labels": 1, "verdicts": {"preference": 1},
     }  # fmt: skip

@@ -22,10 +22,10 @@ from labeling.people.accounts import (
     reset_password,
 )
 from labeling.people.sessions import SignInRefused, open_session, person_of_session, sign_in, sign_out
-from labeling.people.tables import ApiToken, LoginAttempt, WebSession, as_utc
+from labeling.people.tables import ApiToken, LoginAttempt, WebSession
 from labeling.people.throttle import MOST_FAILURES, begin_attempt, end_attempt, place_of
 from labeling.people.tokens import make_token, person_of_token, revoke_token, tokens
-from labeling.schema import now
+from labeling.schema import as_utc, now
 
 PASSWORD = "correct horse"
 HERE, THERE = "192.0.2.1", "192.0.2.2"

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from labeling.app.answers import BOTH_BAD
+from labeling.app.answers import BOTH_BAD, on_scale
 from labeling.app.form import LETTERS, hidden, untrusted
 from labeling.app.lead.desk import Asking, Desk, Updates, heading, ours, table
-from labeling.app.lead.talk import WORDS, to_answer
+from labeling.app.lead.talk import WORDS
 from labeling.app.render import render_answer, render_conversation
 from labeling.errors import LabelingError
 from labeling.people import audit
@@ -84,7 +84,7 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
     def decide_(asking: Asking, number_: str, step: Any, ranks: str, why: str) -> Updates:
         if not str(number_).isdecimal():
             raise LabelingError("choose an item first")
-        answer = to_ranking(ranks, why or "") if ranks else to_answer(step, why or "")
+        answer = to_ranking(ranks, why or "") if ranks else on_scale(step, WORDS, rationale=why or "")
         label = adjudicate(store, int(number_), asking.id, answer)
         audit.record(
             store, asking.id, "item.adjudicate", number_, {"label": label, "verdict": answer.verdict}

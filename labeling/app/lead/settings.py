@@ -32,16 +32,15 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
     save = gr.Button("Save", variant="primary")
 
     def show(asking: Asking) -> Updates:
-        settings = read_settings(store).model_dump() | {"aspects": ", ".join(read_settings(store).aspects)}
-        return {form[name]: value for name, value in settings.items()}
+        settings = read_settings(store)
+        values = settings.model_dump() | {"aspects": ", ".join(settings.aspects)}
+        return {form[name]: value for name, value in values.items()}
 
     def keep(asking: Asking, *values: Any) -> Updates:
-        before = read_settings(store)
+        before = read_settings(store).model_dump()
         settings = to_settings(dict(zip(form, values, strict=True)))
         save_settings(store, settings)
-        changed = {
-            name: value for name, value in settings.model_dump().items() if value != before.model_dump()[name]
-        }
+        changed = {name: value for name, value in settings.model_dump().items() if value != before[name]}
         audit.record(store, asking.id, "queue.settings", "queue", changed)
         return desk.says("Saved. It holds for every item that is given out from now on.")
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from labeling.app.answers import BOTH_BAD, EVEN
+from labeling.app.answers import BOTH_BAD, on_scale
 from labeling.app.form import hidden, untrusted
 from labeling.app.lead.desk import Asking, Desk, Updates, heading
 from labeling.app.live import Policy, ask_live
 from labeling.app.render import render_answer
 from labeling.app.texts import texts
 from labeling.errors import LabelingError
-from labeling.queue.submit import Answer, submit
+from labeling.queue.submit import submit
 from labeling.store import Store
 
 WORDS = texts("en")
@@ -63,21 +63,9 @@ def lay_out(store: Store, policy: Policy | None) -> None:
         }
 
     def send_(asking: Asking, token_: str, key_: str, step: Any, why: str) -> Updates:
-        submit(store, str(token_), asking.id, to_answer(step, why or ""), key=str(key_))
+        submit(store, str(token_), asking.id, on_scale(step, WORDS, rationale=why or ""), key=str(key_))
         return {pair: gr.update(visible=False), prompt: "", **desk.says("Saved. Ask the next one.")}
 
     parts = [pair, token, key, first, second, scale, rationale]
     desk.on(ask.click, ask_, [prompt], parts, slow=True)
     desk.on(send.click, send_, [token, key, scale, rationale], [pair, prompt])
-
-
-def to_answer(step: Any, rationale: str) -> Answer:
-    """What the scale says. Raises LabelingError while it says nothing."""
-    if step == BOTH_BAD:
-        return Answer("both_bad", rationale=rationale)
-    if step not in range(1, 8):
-        raise LabelingError(WORDS.choose_first)
-    strength = abs(step - EVEN)
-    if strength == 0:
-        return Answer("tie", rationale=rationale)
-    return Answer("preference", choice=0 if step < EVEN else 1, strength=strength, rationale=rationale)

@@ -84,14 +84,8 @@ def lay_out(tab: gr.Tab, store: Store) -> None:
 
 
 def people_table(everyone: list[Person]) -> str:
-    rows = [(one.name, one.role, state(one), one.language) for one in everyone]
+    rows = [(one.name, one.role, one.state, one.language) for one in everyone]
     return table("People", ("Name", "Role", "State", "Language"), rows, "Nobody is here yet.")
-
-
-def state(person: Person) -> str:
-    if not person.active:
-        return "deactivated"
-    return "active" if person.joined else "invited"
 
 
 def chosen(store: Store, name: str | None) -> Person:
