@@ -38,9 +38,12 @@ class TransformersEngine:
         self.version = 0
         self.generator = torch.Generator().manual_seed(seed)
 
-    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None
+    ) -> list[Completion]:
         """One completion for each prompt, in order; cut with "length" where the model's context ends.
 
+        With `rows`, only those prompts are answered, in that order, and as they would be among all.
         Raises RolloutError for a prompt that is empty or leaves no room in the context.
         """
         context = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
@@ -53,17 +56,17 @@ class TransformersEngine:
         uniforms = torch.rand(
             len(prompt_ids), sampling.max_new_tokens, generator=self.generator, dtype=torch.float64
         )
+        wanted = range(len(prompt_ids)) if rows is None else rows
         # neighbours of similar length need little padding
-        order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
-        completions: list[Completion | None] = [None] * len(prompt_ids)
+        order = sorted(wanted, key=lambda i: len(prompt_ids[i]))
+        completions: dict[int, Completion] = {}
         with evaluating(self.model):
             for start in range(0, len(order), self.max_batch):
-                rows = order[start : start + self.max_batch]
-                prompts = [prompt_ids[i] for i in rows]
-                done = self._decode(prompts, uniforms[rows], sampling, context)
-                for i, completion in zip(rows, done, strict=True):
-                    completions[i] = completion
-        return [c for c in completions if c is not None]
+                batch = order[start : start + self.max_batch]
+                prompts = [prompt_ids[i] for i in batch]
+                done = self._decode(prompts, uniforms[batch], sampling, context)
+                completions |= zip(batch, done, strict=True)
+        return [completions[i] for i in wanted]
 
     def sync(self, policy: Any) -> int:
         """From now on sample from `policy`, the object itself: nothing is copied."""

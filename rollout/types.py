@@ -41,8 +41,14 @@ class Completion:
 class RolloutEngine(Protocol):
     """Says what the policy says. Prompts are token ids; nothing is decoded and tokenized again."""
 
-    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """One completion for each prompt, in order. Repeat a prompt to sample it several times."""
+    def generate(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None
+    ) -> list[Completion]:
+        """One completion for each prompt, in order. Repeat a prompt to sample it several times.
+
+        With `rows` only those prompts are answered, in that order, with the random numbers that they have
+        when all are: processes that share the prompts say together what one alone would.
+        """
         ...
 
     def sync(self, policy: Any) -> int:

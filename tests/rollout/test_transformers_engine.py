@@ -95,6 +95,20 @@ def test_neighbours_and_batch_size_do_not_change_an_answer(model):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
 
 
+def test_engines_that_share_the_prompts_say_what_one_alone_would(model):
+    sampling = Sampling(max_new_tokens=20)
+    alone, *sharing = (engine(model, seed=4) for _ in range(3))
+    for _ in range(2):  # their generators move on alike
+        everything = alone.generate(PROMPTS, sampling)
+        parts = [
+            one.generate(PROMPTS, sampling, rows)
+            for one, rows in zip(sharing, ([4, 0, 2], [5, 1, 3]), strict=True)
+        ]
+        for found, i in zip(parts[0] + parts[1], [4, 0, 2, 5, 1, 3], strict=True):
+            assert found.token_ids == everything[i].token_ids
+            assert found.logprobs == pytest.approx(everything[i].logprobs, abs=1e-4)
+
+
 def test_same_seed_same_answers_and_state_restores_them(model):
     sampling = Sampling(max_new_tokens=10)
     first, second = engine(model, seed=7), engine(model, seed=7)
