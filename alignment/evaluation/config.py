@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from alignment.config import Section
 from alignment.models import Dtype
+from alignment.scorers import Reward
 from rollout.types import Sampling
 
 
@@ -22,7 +23,7 @@ class EvalConfig(Section):
     check: str | None = Field(
         None, description="task metric package.module:function, (prompt, answer) -> {name: number}"
     )
-    reward: str | None = Field(None, description="reward model: a folder or a run of `align reward train`")
+    reward: Reward | None = None
     dtype: Dtype = "auto"
     batch_size: int = Field(64, ge=1, description="answers sampled or scored at once")
     examples: int = Field(6, ge=0, description="prompts shown in the report")

@@ -28,6 +28,8 @@ from alignment.models import base_of, resolve
 from alignment.prompts import Message, load_prompts
 from alignment.rollouts import device
 from alignment.runs import RunFolder
+from alignment.scorers import load_scorer, resolve_reward
+from reward.specs import Spec
 
 Check = Callable[[list[Message], str], dict[str, float]]
 
@@ -41,6 +43,8 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
     prompts = load_prompts(config.prompts)[: config.limit]
     for path in config.policies.values():
         resolve(path)  # before minutes are spent on the first
+    if config.reward:
+        resolve_reward(config.reward)
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
     answers = sample_all(config, prompts, run)
     for answer in answers:
@@ -49,7 +53,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
         if check:
             answer.metrics |= checked(check, config, answer)
     if config.reward:
-        add_rewards(config, answers)
+        add_rewards(config.reward, config.batch_size, answers)
     write_text(
         run.path / "answers.jsonl", "".join(json.dumps(a.row(), ensure_ascii=False) + "\n" for a in answers)
     )
@@ -98,13 +102,11 @@ def checked(check: Check, config: EvalConfig, answer: Answer) -> dict[str, float
     return {name: float(value) for name, value in figures.items()}
 
 
-def add_rewards(config: EvalConfig, answers: Sequence[Answer]) -> None:
-    from reward.learned import LearnedScorer
-
-    scorer = LearnedScorer(resolve(str(config.reward)), device=device(), normalise=True)
+def add_rewards(reward: Spec, batch_size: int, answers: Sequence[Answer]) -> None:
+    scorer = load_scorer(reward, device())
     with progress_bar("reward", len(answers)) as advance:
-        for start in range(0, len(answers), config.batch_size):
-            batch = answers[start : start + config.batch_size]
+        for start in range(0, len(answers), batch_size):
+            batch = answers[start : start + batch_size]
             scores = scorer.score(
                 [[*a.prompt.messages, {"role": "assistant", "content": a.text}] for a in batch]
             )

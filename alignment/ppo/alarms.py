@@ -27,6 +27,9 @@ class AlarmConfig(Section):
         1.5, gt=1, description="answers this many times as long as at first, for no more score"
     )
     entropy: float = Field(0.1, ge=0, description="share of the first entropy that is left")
+    disagreement: float = Field(
+        2.0, gt=1, description="the members of an ensemble disagree this many times as much as at first"
+    )
 
 
 def alarms(rows: Sequence[Row], limits: AlarmConfig) -> dict[str, str]:
@@ -70,6 +73,13 @@ def trends(rows: Sequence[Row], limits: AlarmConfig) -> dict[str, str]:
             f"the critic has been worse than a constant for {WINDOW} iterations: raise critic.learning_rate or "
             "critic.warmup"
         )
+    if "disagreement" in early[0]:
+        before, now = mean(early, "disagreement"), mean(late, "disagreement")
+        if now > limits.disagreement * before:
+            found["disagreement"] = (
+                f"the ensemble's disagreement rose from {before:.2g} to {now:.2g}: answers have left what the reward "
+                "models learned from; raise kl.coef, or stop here"
+            )
     return found
 
 

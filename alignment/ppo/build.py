@@ -22,6 +22,7 @@ from alignment.ppo.actor_critic import (
 from alignment.ppo.config import PPOConfig
 from alignment.tuning.apply import apply_tuning, peft_config
 from reward.card import RewardCard
+from reward.specs import is_learned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,8 +66,8 @@ def _critic_adapter(model: Any, head: nn.Linear, config: PPOConfig) -> str:
 
     base = model.get_base_model()
     fresh = peft_config(config.tuning, "CAUSAL_LM", base)
-    if config.critic.init == "reward":
-        folder = resolve(config.reward)
+    if config.critic.init == "reward" and is_learned(config.reward):
+        folder = resolve(str(config.reward))
         if is_adapter(folder) and same_place(base_of(folder), base.config._name_or_path):
             weights, score = reward_adapter(folder)
             shape = PeftConfig.from_pretrained(folder)
@@ -84,7 +85,7 @@ def _critic_adapter(model: Any, head: nn.Linear, config: PPOConfig) -> str:
         model.add_adapter(CRITIC, fresh)
         return "the critic is a new adapter with a zero head (the reward model is no adapter on this base)"
     model.add_adapter(CRITIC, fresh)
-    return "the critic is a new adapter with a zero head"
+    return f"the critic is a new adapter with a zero head{why_not_from_reward(config)}"
 
 
 def _full(config: PPOConfig) -> tuple[ActorCritic, str]:
@@ -110,8 +111,8 @@ def _full_critic(
 ) -> tuple[PreTrainedModel | None, str]:
     if config.critic.trunk == "policy":
         return None, "the critic is a value head on the policy's trunk"
-    folder = resolve(config.reward)
-    if config.critic.init == "reward" and not is_adapter(folder):
+    folder = resolve(str(config.reward)) if is_learned(config.reward) else ""
+    if config.critic.init == "reward" and folder and not is_adapter(folder):
         from transformers import AutoModelForSequenceClassification
 
         critic = AutoModelForSequenceClassification.from_pretrained(
@@ -121,7 +122,14 @@ def _full_critic(
             start_from_score(head, critic.score.weight.detach(), folder)
             return critic, "the critic starts from the reward model"
     critic = copy.deepcopy(policy)
-    return critic, "the critic is a copy of the policy with a zero head"
+    return critic, f"the critic is a copy of the policy with a zero head{why_not_from_reward(config)}"
+
+
+def why_not_from_reward(config: PPOConfig) -> str:
+    """Words to add where critic.init asks for a start from a reward model and there is not one such."""
+    if config.critic.init == "zero" or is_learned(config.reward):
+        return ""
+    return " (the reward is not one learned model to start from)"
 
 
 def reward_adapter(folder: str) -> tuple[dict[str, Tensor], Tensor]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from alignment.config import Section
 from alignment.models import ModelConfig
 from alignment.ppo.alarms import AlarmConfig
+from alignment.scorers import Reward
 from alignment.tuning.config import TuningConfig
 from rollout.types import Sampling
 
@@ -57,7 +58,7 @@ class PPOConfig(Section):
     run: str = Field(description="run folder, e.g. runs/ppo")
     seed: int = 0
     policy: ModelConfig
-    reward: str = Field(description="reward model: a folder or a run of `align reward train`")
+    reward: Reward
     prompts: str = Field(description="JSONL or Parquet with a `prompt` column")
     tuning: TuningConfig = TuningConfig()
     sampling: Sampling = Sampling()

@@ -8,6 +8,7 @@ from alignment.footprint import footprint
 from alignment.models import resolve
 from alignment.ppo.config import PPOConfig
 from alignment.prompts import load_prompts
+from alignment.scorers import resolve_reward
 
 PROMPT_TOKENS = 256  # assumed: the tokenizer is not loaded to plan
 
@@ -26,7 +27,7 @@ def plan(config: PPOConfig) -> dict[str, Any]:
     copies = 3 if config.tuning.method == "full" else 1
     return {
         "policy": resolve(config.policy.path),
-        "reward model": resolve(config.reward),
+        "reward": resolve_reward(config.reward),
         "prompts": f"{prompts}, each answered {episodes / prompts:.1f} times",
         "iterations": config.iterations,
         "answers": episodes,

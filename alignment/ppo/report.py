@@ -28,6 +28,7 @@ CURVES = {
     "response_length": "answer length (tokens)",
     "truncated": "truncated answers (share)",
     "entropy": "entropy (nats a token)",
+    "disagreement": "disagreement of the reward ensemble (standard deviations)",
     "explained_variance": "explained variance of the critic",
     "policy_clipped": "clipped ratios (share)",
     "update_kl": "KL of an iteration's update (nats a token)",

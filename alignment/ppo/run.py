@@ -9,13 +9,14 @@ from alignment.checkpoints import load_checkpoint, save_checkpoint
 from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.files import whole_folder
-from alignment.models import context_length, load_tokenizer, resolve
+from alignment.models import context_length, load_tokenizer
 from alignment.ppo.alarms import alarms
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.report import write_ppo_report
 from alignment.prompts import encode_prompts, load_prompts
 from alignment.rollouts import embedded_engine
 from alignment.runs import RunFolder
+from alignment.scorers import load_scorer, resolve_reward
 
 if TYPE_CHECKING:
     from alignment.ppo.trainer import PPOTrainer
@@ -102,12 +103,11 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
 
     from alignment.ppo.build import build_actor_critic
     from alignment.ppo.trainer import PPOTrainer
-    from reward.learned import LearnedScorer
 
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise AlignmentError("align ppo runs as one process: start it without a launcher")
-    reward = resolve(config.reward)
+    resolve_reward(config.reward)  # before minutes are spent on loading
     prompts = load_prompts(config.prompts)
     tokenizer = load_tokenizer(config.policy.path)
     models, line = build_actor_critic(config)
@@ -117,7 +117,7 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     room = context_length(policy) - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
     engine = embedded_engine(policy, tokenizer, seed=config.seed, max_batch=config.episodes)
-    scorer = LearnedScorer(reward, device=str(accelerator.device), normalise=True)
+    scorer = load_scorer(config.reward, str(accelerator.device))
     return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, accelerator.device)
 
 

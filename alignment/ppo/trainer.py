@@ -24,6 +24,7 @@ from alignment.ppo.masked import explained_variance, masked_mean, whiten
 from alignment.ppo.rewards import shape_scores, token_rewards
 from alignment.ppo.sequences import Sequences
 from alignment.prompts import EncodedPrompt, PromptStream
+from reward.ensemble import opinions
 from reward.scorer import Scorer
 from rollout.types import RolloutEngine
 
@@ -71,13 +72,16 @@ class PPOTrainer:
         with self.phase("generate"):
             rollouts = self.generate(prompts)
         with self.phase("score"):
-            scores = self.score(prompts, rollouts)
+            judged = self.score(prompts, rollouts)
+            scores = judged.mean(1)
         self.answers = [
             (prompt.messages[-1]["content"], text, score)
             for prompt, text, score in zip(prompts, rollouts.texts, scores.tolist(), strict=True)
         ]
         with self.phase("assess"), torch.no_grad():
             experience, seen = self.assess(rollouts, scores)
+        if judged.shape[1] > 1:
+            seen["disagreement"] = float(judged.std(1, correction=0).mean())
         with self.phase("train"):
             learned = self.learn(experience)
         with self.phase("sync"):
@@ -95,12 +99,15 @@ class PPOTrainer:
         return Rollouts.from_completions(ids, completions, texts, self.tokenizer.pad_token_id)
 
     def score(self, prompts: Sequence[EncodedPrompt], rollouts: Rollouts) -> Tensor:
-        """The reward model reads prompt and answer as text, through its own template and tokenizer: (b,)."""
+        """The reward model reads prompt and answer as text, through its own template and tokenizer.
+
+        Returns (b, m): a column for each member of an ensemble, one for any other scorer.
+        """
         conversations = [
             [*prompt.messages, {"role": "assistant", "content": text}]
             for prompt, text in zip(prompts, rollouts.texts, strict=True)
         ]
-        scores = torch.tensor(self.scorer.score(conversations), dtype=torch.float32)
+        scores = torch.tensor(opinions(self.scorer, conversations), dtype=torch.float32)
         if not bool(torch.isfinite(scores).all()):
             raise AlignmentError(
                 f"iteration {self.iteration + 1}: the reward model gave a score that is not finite"

@@ -78,7 +78,7 @@ def some_experience(trainer):
     prompts = trainer.prompts.take(16)
     rollouts = trainer.generate(prompts)
     with torch.no_grad():
-        experience, _ = trainer.assess(rollouts, trainer.score(prompts, rollouts))
+        experience, _ = trainer.assess(rollouts, trainer.score(prompts, rollouts).mean(1))
         generator = torch.Generator().manual_seed(2)
         for parameter in (*trainer.models.policy_parameters(), *trainer.models.critic_parameters()):
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -214,7 +214,7 @@ def test_a_zero_critic_starts_at_the_mean_score(tiny_model):
     trainer = make_trainer(tiny_model)
     prompts = trainer.prompts.take(16)
     rollouts = trainer.generate(prompts)
-    scores = trainer.score(prompts, rollouts)
+    scores = trainer.score(prompts, rollouts).mean(1)
     with torch.no_grad():
         experience, _ = trainer.assess(rollouts, scores)
     mask = experience.sequences.response_mask

@@ -1,0 +1,31 @@
+"""The config key that says what scores answers, and the scorer it stands for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from alignment.models import resolve
+from reward.scorer import Scorer
+from reward.specs import Spec, open_scorer, with_folders
+
+Ensemble = Annotated[list[str], Field(min_length=2)]
+Reward = Annotated[
+    str | Ensemble,
+    Field(
+        description="what scores answers: a reward model (a folder or a run of `align reward train`), a function "
+        "of yours as python:package.module:function, a service as http://host:port/path, or a list of these as "
+        "an ensemble"
+    ),
+]
+
+
+def resolve_reward(spec: Spec) -> Spec:
+    """`spec` with its run folders as the models in them. Raises AlignmentError for a folder without a model."""
+    return with_folders(spec, resolve)
+
+
+def load_scorer(spec: Spec, device: str) -> Scorer:
+    """Raises AlignmentError or RewardError for what is not there or cannot be used."""
+    return open_scorer(resolve_reward(spec), device=device)
