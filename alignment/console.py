@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 notes = Console(stderr=True, highlight=False)
 output = Console(highlight=False)
@@ -31,8 +34,13 @@ def print_plan(config: str, plan: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Any]:
-    """A bar with rate and time left; yields `advance(n=1, **figures)`, figures shown beside the bar."""
+def progress_bar(
+    what: str, total: int | None, below: Callable[[], RenderableType] | None = None
+) -> Iterator[Any]:
+    """A bar with rate and time left; yields `advance(n=1, **figures)`, figures shown beside the bar.
+
+    What `below` returns, a table say, is drawn under the bar at every refresh.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -50,7 +58,14 @@ def progress_bar(what: str, total: int | None) -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     ]
-    with Progress(*columns, console=notes, transient=False) as progress:
+
+    class BarAndBelow(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if below:
+                yield below()
+
+    with BarAndBelow(*columns, console=notes, refresh_per_second=2 if below else 10) as progress:
         task = progress.add_task(what, total=total, figures="")
 
         def advance(n: int = 1, **figures: Any) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.checkpoints import load_checkpoint, save_checkpoint
-from alignment.console import note, progress_bar
+from alignment.console import note
 from alignment.errors import AlignmentError
 from alignment.files import whole_folder
 from alignment.models import context_length, load_tokenizer
-from alignment.ppo.alarms import alarms
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.report import write_ppo_report
+from alignment.ppo.watch import Watch, rewind
 from alignment.prompts import encode_prompts, load_prompts
 from alignment.rollouts import embedded_engine
 from alignment.runs import RunFolder
@@ -52,23 +53,12 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
 
 
 def train(trainer: PPOTrainer, run: RunFolder) -> None:
-    """Iterations until config.iterations, a row of metrics for each, alarms and a checkpoint now and then."""
-    config, ringing = trainer.config, set[str]()
-    rows = run.rows()
-    with progress_bar("PPO", config.iterations) as advance:
-        advance(trainer.iteration)
+    """Iterations until config.iterations, each told of as it ends, and a checkpoint now and then."""
+    config = trainer.config
+    with Watch(run, config) as watch:
         while trainer.iteration < config.iterations:
             metrics = trainer.step()
-            rows.append(metrics)
-            run.log(metrics)
-            run.log({"iteration": trainer.iteration, **trainer.seconds}, "timings.jsonl")
-            log_samples(trainer, run)
-            advance(1, score=metrics["score_mean"], kl=metrics["kl"], length=metrics["response_length"])
-            found = alarms(rows, config.alarms)
-            for name in found.keys() - ringing:
-                note(f"PPO: iteration {trainer.iteration}: {found[name]}")
-                run.log({"iteration": trainer.iteration, "alarm": name, "words": found[name]}, "alarms.jsonl")
-            ringing = set(found)
+            found = watch.iteration(trainer, metrics)
             if found and config.alarms.action == "rollback":
                 return roll_back(trainer, run)
             done = trainer.iteration == config.iterations or (found and config.alarms.action == "halt")
@@ -88,13 +78,6 @@ def roll_back(trainer: PPOTrainer, run: RunFolder) -> None:
         return
     trainer.load_state_dict(state)
     note(f"PPO: stopped and went back to iteration {trainer.iteration}, the last checkpoint before the alarm")
-
-
-def log_samples(trainer: PPOTrainer, run: RunFolder, shown: int = 4) -> None:
-    if trainer.iteration % trainer.config.sample_every == 0:
-        for prompt, answer, score in trainer.answers[:shown]:
-            row = {"iteration": trainer.iteration, "prompt": prompt, "answer": answer, "score": score}
-            run.log(row, "samples.jsonl")
 
 
 def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
@@ -128,8 +111,7 @@ def continue_from_checkpoint(trainer: PPOTrainer, run: RunFolder) -> None:
     else:
         trainer.load_state_dict(state)
         note(f"PPO: continuing after iteration {trainer.iteration}")
-    for file in ("metrics.jsonl", "timings.jsonl", "samples.jsonl", "alarms.jsonl"):
-        run.keep_rows(sum(row["iteration"] <= trainer.iteration for row in run.rows(file)), file)
+    rewind(run, trainer.iteration)
 
 
 def how_to_continue(run: RunFolder) -> str:
@@ -137,13 +119,21 @@ def how_to_continue(run: RunFolder) -> str:
 
 
 def summarize(run: RunFolder, config: PPOConfig) -> dict[str, Any]:
-    """The last iteration's figures, what they were at first, and the mean seconds by phase."""
+    """The last iteration's figures, what they were at first, and the mean seconds and tokens a second by phase."""
     rows, timings = run.rows(), run.rows("timings.jsonl")
-    phases = [key for key in timings[-1] if key != "iteration"]
+    seconds = mean_seconds(timings)
+    tokens = sum(row["tokens"] for row in timings) / len(timings)
     return {
         "iterations": len(rows),
         "episodes": len(rows) * config.episodes,
         "first": rows[0],
         "last": rows[-1],
-        "seconds": {phase: sum(row[phase] for row in timings) / len(timings) for phase in phases},
+        "seconds": seconds,
+        "tokens_per_second": tokens / sum(seconds.values()),
     }
+
+
+def mean_seconds(timings: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds an iteration, by phase."""
+    phases = dict.fromkeys(phase for row in timings for phase in row["seconds"])
+    return {phase: sum(row["seconds"].get(phase, 0.0) for row in timings) / len(timings) for phase in phases}
