@@ -26,7 +26,7 @@ from alignment.ppo.sequences import Sequences
 from alignment.prompts import EncodedPrompt, PromptStream
 from reward.ensemble import opinions
 from reward.scorer import Scorer
-from rollout.types import RolloutEngine
+from rollout.types import RolloutEngine, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,16 +90,18 @@ class PPOTrainer:
         self.iteration += 1
         return {"iteration": self.iteration, **seen, **learned}
 
-    def generate(self, prompts: Sequence[EncodedPrompt]) -> Rollouts:
-        """The policy answers."""
+    def generate(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> Rollouts:
+        """The policy answers, with the run's own sampling unless told otherwise."""
         self.models.policy()
         ids = [prompt.ids for prompt in prompts]
-        completions = self.engine.generate(ids, self.config.sampling)
+        completions = self.engine.generate(ids, sampling or self.config.sampling)
         texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
         return Rollouts.from_completions(ids, completions, texts, self.tokenizer.pad_token_id)
 
-    def score(self, prompts: Sequence[EncodedPrompt], rollouts: Rollouts) -> Tensor:
-        """The reward model reads prompt and answer as text, through its own template and tokenizer.
+    def score(
+        self, prompts: Sequence[EncodedPrompt], rollouts: Rollouts, scorer: Scorer | None = None
+    ) -> Tensor:
+        """The scorer, the reward unless told otherwise, reads prompt and answer as text, in its own template.
 
         Returns (b, m): a column for each member of an ensemble, one for any other scorer.
         """
@@ -107,7 +109,7 @@ class PPOTrainer:
             [*prompt.messages, {"role": "assistant", "content": text}]
             for prompt, text in zip(prompts, rollouts.texts, strict=True)
         ]
-        scores = torch.tensor(opinions(self.scorer, conversations), dtype=torch.float32)
+        scores = torch.tensor(opinions(scorer or self.scorer, conversations), dtype=torch.float32)
         if not bool(torch.isfinite(scores).all()):
             raise AlignmentError(
                 f"iteration {self.iteration + 1}: the reward model gave a score that is not finite"
@@ -129,19 +131,7 @@ class PPOTrainer:
             self.models.value_head.bias.fill_(float(shaped.mean()))
         sequences = self.prepare(sequences)
         mask = sequences.response_mask
-        old, entropy, reference, values = (torch.zeros(mask.shape) for _ in range(4))
-        for rows in microbatches(sequences, torch.arange(len(sequences)), config.microbatch):
-            batch = sequences.select(rows).to(self.device)
-            width = batch.response_mask.shape[1]
-            temperature = config.sampling.temperature
-            if config.has_critic:
-                logprobs, entropies, value = self.models.policy_and_values(batch, temperature)
-                values[rows, :width] = value.cpu()
-            else:
-                logprobs, entropies = self.models.policy_logprobs(batch, temperature)
-            old[rows, :width], entropy[rows, :width] = logprobs.cpu(), entropies.cpu()
-            reference[rows, :width] = self.models.reference_logprobs(batch, temperature).cpu()
-
+        old, entropy, reference, values = self.evaluate(sequences)
         kl = kl_estimate(old, reference, "k1")
         rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
         advantages, returns = self.advantages(rewards, values, mask)
@@ -160,6 +150,24 @@ class PPOTrainer:
         if config.has_critic:
             seen["explained_variance"] = float(explained_variance(values, returns, mask))
         return Experience(sequences, old, reference, values, advantages, returns), seen
+
+    def evaluate(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each response token: log-probability and entropy under the policy, log-probability under the reference,
+        the critic's value (zeros without one). Four (b, r), 0 where a row has ended."""
+        mask = sequences.response_mask
+        old, entropy, reference, values = (torch.zeros(mask.shape) for _ in range(4))
+        for rows in microbatches(sequences, torch.arange(len(sequences)), self.config.microbatch):
+            batch = sequences.select(rows).to(self.device)
+            width = batch.response_mask.shape[1]
+            temperature = self.config.sampling.temperature
+            if self.config.has_critic:
+                logprobs, entropies, value = self.models.policy_and_values(batch, temperature)
+                values[rows, :width] = value.cpu()
+            else:
+                logprobs, entropies = self.models.policy_logprobs(batch, temperature)
+            old[rows, :width], entropy[rows, :width] = logprobs.cpu(), entropies.cpu()
+            reference[rows, :width] = self.models.reference_logprobs(batch, temperature).cpu()
+        return old, entropy, reference, values
 
     def advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and returns (b, r) by the configured estimator; returns mean something to a critic only."""
