@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -55,6 +56,20 @@ def alarms(rows: Sequence[Row], limits: AlarmConfig) -> dict[str, str]:
     if len(rows) >= 2 * WINDOW:
         found |= trends(rows, limits)
     return found
+
+
+def over_optimised(probes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The alarm of a gold score that fell, by more than two standard errors, while the reward rose."""
+    if not probes:
+        return {}
+    best, last = max(probes, key=lambda row: row["gold_mean"]), probes[-1]
+    noise = 2 * last["gold_std"] / math.sqrt(last["answers"])
+    if best["gold_mean"] - last["gold_mean"] <= noise or last["proxy_mean"] <= best["proxy_mean"]:
+        return {}
+    return {
+        "over_optimised": f"the probe's gold score fell from {best['gold_mean']:.3g} (iteration {best['iteration']}) "
+        f"to {last['gold_mean']:.3g} while the reward rose: stop here, or raise kl.coef; the best policy is in best/"
+    }
 
 
 def trends(rows: Sequence[Row], limits: AlarmConfig) -> dict[str, str]:

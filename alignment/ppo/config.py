@@ -10,6 +10,7 @@ from alignment.config import Section
 from alignment.models import ModelConfig
 from alignment.ppo.alarms import AlarmConfig
 from alignment.scorers import Reward
+from alignment.trackers import TrackerName
 from alignment.tuning.config import TuningConfig
 from rollout.types import Sampling
 
@@ -50,6 +51,15 @@ class TruncationConfig(Section):
 
     penalty: float = Field(1.0, ge=0, description="subtracted from its score")
     score: float | None = Field(None, description="if set, takes the place of its score")
+
+
+class ProbeConfig(Section):
+    """Answers to held-out prompts, scored by a judge that the policy is not trained on."""
+
+    prompts: str = Field(description="JSONL or Parquet with a `prompt` column, none of them trained on")
+    gold: Reward = Field(description="what scores the answers: as `reward`, but not the same")
+    every: int = Field(10, ge=1, description="iterations between probes; the first and the last have one too")
+    greedy: bool = Field(False, description="answers at temperature 0 rather than sampled as in training")
 
 
 class PPOConfig(Section):
@@ -93,6 +103,8 @@ class PPOConfig(Section):
     critic: CriticConfig = CriticConfig()
     truncation: TruncationConfig = TruncationConfig()
 
+    probe: ProbeConfig | None = Field(None, description="keeps the best policy by a gold score in RUN/best")
+    track: list[TrackerName] = Field([], description="tensorboard, wandb: curves there too")
     alarms: AlarmConfig = AlarmConfig()
     sample_every: int = Field(5, ge=1, description="iterations between answers shown in samples.jsonl")
     save_every: int = Field(10, ge=1, description="iterations between checkpoints")
@@ -123,6 +135,10 @@ class PPOConfig(Section):
             )
         if self.sampling.temperature == 0:
             raise ValueError("PPO needs sampling.temperature above 0: greedy answers carry no exploration")
+        if self.probe and self.probe.gold == self.reward:
+            raise ValueError(
+                "probe.gold is the reward itself: give a scorer that the policy is not trained on"
+            )
         return self
 
     @property

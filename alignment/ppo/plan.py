@@ -6,15 +6,17 @@ from typing import Any
 
 from alignment.footprint import footprint
 from alignment.models import resolve
-from alignment.ppo.config import PPOConfig
+from alignment.ppo.config import PPOConfig, ProbeConfig
 from alignment.prompts import load_prompts
 from alignment.scorers import resolve_reward
+from alignment.trackers import require_trackers
 
 PROMPT_TOKENS = 256  # assumed: the tokenizer is not loaded to plan
 
 
 def plan(config: PPOConfig) -> dict[str, Any]:
     """Steps, tokens and memory of a run. Raises AlignmentError for what is not there."""
+    require_trackers(config.track)
     prompts = len(load_prompts(config.prompts))
     episodes = config.iterations * config.episodes
     size = footprint(
@@ -33,5 +35,11 @@ def plan(config: PPOConfig) -> dict[str, Any]:
         "answers": episodes,
         "tokens to sample, at most": episodes * config.sampling.max_new_tokens,
         "optimizer steps": config.iterations * config.epochs * config.minibatches,
+        **({"probe": probed(config.probe)} if config.probe else {}),
         **size.plan(copies=copies, trained=2),
     }
+
+
+def probed(config: ProbeConfig) -> str:
+    gold = resolve_reward(config.gold)
+    return f"{len(load_prompts(config.prompts))} prompts every {config.every} iterations, scored by {gold}"

@@ -12,17 +12,20 @@ from alignment.errors import AlignmentError
 from alignment.files import whole_folder
 from alignment.models import context_length, load_tokenizer
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.probe import BEST, Probe, best_so_far, build_probe
+from alignment.ppo.probe import ROWS as PROBE
 from alignment.ppo.report import write_ppo_report
 from alignment.ppo.watch import Watch, rewind
 from alignment.prompts import encode_prompts, load_prompts
 from alignment.rollouts import embedded_engine
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer, resolve_reward
+from alignment.trackers import require_trackers
 
 if TYPE_CHECKING:
     from alignment.ppo.trainer import PPOTrainer
 
-MAY_CHANGE_ON_RESUME = {"iterations", "save_every", "keep_checkpoints", "microbatch", "alarms"}
+MAY_CHANGE_ON_RESUME = {"iterations", "save_every", "keep_checkpoints", "microbatch", "alarms", "track"}
 
 
 def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -30,16 +33,18 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
 
     Raises AlignmentError for anything a user can mend; the last whole checkpoint then continues with `resume`.
     """
+    require_trackers(config.track)
     path = Path(config.run)
     if resume and path.exists():
         run = RunFolder.resume(path, config, may_change=MAY_CHANGE_ON_RESUME)
     else:
         run = RunFolder.create(path, config, overwrite=overwrite)
     trainer = build_trainer(config, run)
+    probe = build_probe(config, trainer, run)
     if resume:
         continue_from_checkpoint(trainer, run)
     try:
-        train(trainer, run)
+        train(trainer, run, probe)
     except OSError as error:
         raise AlignmentError(f"{error.strerror or error}; {how_to_continue(run)}") from error
     with whole_folder(run.model) as folder:
@@ -49,16 +54,25 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     run.summarize(figures)
     write_ppo_report(run, figures)
     note(f"PPO: policy after {trainer.iteration} iterations in {run.model}")
+    if best := figures.get("best"):
+        first, last = figures["gold"]["first"], figures["gold"]["last"]
+        note(
+            f"PPO: best policy by the gold score: after iteration {best['iteration']}, {best['gold_mean']:.3g} "
+            f"({first:.3g} at first, {last:.3g} at the end), in {run.path / BEST}"
+        )
     return figures
 
 
-def train(trainer: PPOTrainer, run: RunFolder) -> None:
+def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> None:
     """Iterations until config.iterations, each told of as it ends, and a checkpoint now and then."""
     config = trainer.config
     with Watch(run, config) as watch:
+        if probe and not watch.probes:
+            watch.probe(trainer, probe.measure(trainer))
         while trainer.iteration < config.iterations:
             metrics = trainer.step()
-            found = watch.iteration(trainer, metrics)
+            due = probe is not None and probe.is_due(trainer.iteration, config.iterations)
+            found = watch.iteration(trainer, metrics, probe.measure(trainer) if probe and due else None)
             if found and config.alarms.action == "rollback":
                 return roll_back(trainer, run)
             done = trainer.iteration == config.iterations or (found and config.alarms.action == "halt")
@@ -90,7 +104,8 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise AlignmentError("align ppo runs as one process: start it without a launcher")
-    resolve_reward(config.reward)  # before minutes are spent on loading
+    for spec in (config.reward, *([config.probe.gold] if config.probe else [])):
+        resolve_reward(spec)  # before minutes are spent on loading
     prompts = load_prompts(config.prompts)
     tokenizer = load_tokenizer(config.policy.path)
     models, line = build_actor_critic(config)
@@ -120,17 +135,21 @@ def how_to_continue(run: RunFolder) -> str:
 
 def summarize(run: RunFolder, config: PPOConfig) -> dict[str, Any]:
     """The last iteration's figures, what they were at first, and the mean seconds and tokens a second by phase."""
-    rows, timings = run.rows(), run.rows("timings.jsonl")
+    rows, timings, probes = run.rows(), run.rows("timings.jsonl"), run.rows(PROBE)
     seconds = mean_seconds(timings)
-    tokens = sum(row["tokens"] for row in timings) / len(timings)
-    return {
+    training = sum(spent for phase, spent in seconds.items() if phase != "probe")
+    figures: dict[str, Any] = {
         "iterations": len(rows),
         "episodes": len(rows) * config.episodes,
         "first": rows[0],
         "last": rows[-1],
         "seconds": seconds,
-        "tokens_per_second": tokens / sum(seconds.values()),
+        "tokens_per_second": sum(row["tokens"] for row in timings) / len(timings) / training,
     }
+    if probes:
+        gold = {"first": probes[0]["gold_mean"], "last": probes[-1]["gold_mean"]}
+        figures |= {"gold": gold, "best": best_so_far(run)}
+    return figures
 
 
 def mean_seconds(timings: Sequence[Mapping[str, Any]]) -> dict[str, float]:

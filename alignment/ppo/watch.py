@@ -8,15 +8,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from alignment.console import note
-from alignment.ppo.alarms import alarms
+from alignment.ppo.alarms import alarms, over_optimised
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.probe import ROWS as PROBE
+from alignment.ppo.probe import in_words, keep_best
 from alignment.ppo.screen import screen
 from alignment.runs import RunFolder
+from alignment.trackers import tracking
 
 if TYPE_CHECKING:
     from alignment.ppo.trainer import PPOTrainer
 
-FILES = ("metrics.jsonl", "timings.jsonl", "samples.jsonl", "alarms.jsonl")
+FILES = ("metrics.jsonl", "timings.jsonl", "samples.jsonl", "alarms.jsonl", PROBE)
 SAMPLES = 4  # answers in samples.jsonl each time
 
 
@@ -26,12 +29,14 @@ class Watch:
     def __init__(self, run: RunFolder, config: PPOConfig) -> None:
         self.run = run
         self.config = config
-        self.rows = run.rows()
+        self.rows, self.probes = run.rows(), run.rows(PROBE)
         self.ringing: set[str] = set()
         self.opened = ExitStack()
 
     def __enter__(self) -> Watch:
         before = list(zip(self.rows, self.run.rows("timings.jsonl"), strict=False))
+        last = self.rows[-1]["iteration"] if self.rows else 0
+        self.track = self.opened.enter_context(tracking(self.config.track, self.run, self.config, last))
         self.show = self.opened.enter_context(screen(before, self.config.iterations))
         return self
 
@@ -40,8 +45,10 @@ class Watch:
     ) -> None:
         self.opened.close()
 
-    def iteration(self, trainer: PPOTrainer, metrics: Mapping[str, Any]) -> dict[str, str]:
-        """Tell of an iteration that has just ended; returns its alarms in words, by name."""
+    def iteration(
+        self, trainer: PPOTrainer, metrics: Mapping[str, Any], probe: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
+        """Tell of an iteration that has just ended, and of its probe; returns its alarms in words, by name."""
         self.rows.append(dict(metrics))
         self.run.log(self.rows[-1])
         timing = timings(metrics, trainer.seconds, self.config.episodes)
@@ -50,12 +57,29 @@ class Watch:
             for prompt, answer, score in trainer.answers[:SAMPLES]:
                 row = {"iteration": trainer.iteration, "prompt": prompt, "answer": answer, "score": score}
                 self.run.log(row, "samples.jsonl")
+        groups = {
+            "ppo": metrics,
+            "seconds": timing["seconds"],
+            "tokens_per_second": timing["tokens_per_second"],
+        }
+        for group, figures in groups.items():
+            self.track(trainer.iteration, named(group, figures))
+        if probe:
+            self.probe(trainer, probe)
+            metrics = {**metrics, "gold_mean": probe["gold_mean"]}
         self.show(metrics, timing)
         return self.ring(trainer.iteration)
 
+    def probe(self, trainer: PPOTrainer, row: Mapping[str, Any]) -> None:
+        """Tell of a probe, and keep its policy if it is the best."""
+        self.probes.append(dict(row))
+        self.run.log(self.probes[-1], PROBE)
+        self.track(row["iteration"], named("probe", row))
+        note(in_words(row, keep_best(trainer, self.run, row)))
+
     def ring(self, iteration: int) -> dict[str, str]:
         """The alarms of the rows so far; each is said and kept once, while it goes on."""
-        found = alarms(self.rows, self.config.alarms)
+        found = alarms(self.rows, self.config.alarms) | over_optimised(self.probes)
         for name in found.keys() - self.ringing:
             note(f"PPO: iteration {iteration}: {found[name]}")
             self.run.log({"iteration": iteration, "alarm": name, "words": found[name]}, "alarms.jsonl")
@@ -65,14 +89,17 @@ class Watch:
 
 def rewind(run: RunFolder, iteration: int) -> None:
     """Forget what was told after `iteration`: a resumed run tells it again."""
-    for file in FILES:
+    for file in filter(lambda name: (run.path / name).exists(), FILES):
         run.keep_rows(sum(row["iteration"] <= iteration for row in run.rows(file)), file)
 
 
 def timings(metrics: Mapping[str, Any], seconds: Mapping[str, float], episodes: int) -> dict[str, Any]:
-    """A row of timings.jsonl: seconds by phase, and tokens of answers that pass through each phase a second."""
+    """A row of timings.jsonl: seconds by phase, and tokens of answers that pass through each phase a second.
+
+    The probe is no part of training: it does not count in the tokens a second of all.
+    """
     tokens = round(metrics["response_length"] * episodes)
-    total = sum(seconds.values())
+    total = sum(spent for phase, spent in seconds.items() if phase != "probe")
     speeds = {phase: tokens / max(spent, 1e-9) for phase, spent in {**seconds, "all": total}.items()}
     return {
         "iteration": metrics["iteration"],
@@ -80,3 +107,8 @@ def timings(metrics: Mapping[str, Any], seconds: Mapping[str, float], episodes: 
         "seconds": dict(seconds),
         "tokens_per_second": speeds,
     }
+
+
+def named(group: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures as trackers call them: `group/name`."""
+    return {f"{group}/{name}": value for name, value in figures.items() if name != "iteration"}

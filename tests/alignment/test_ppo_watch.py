@@ -4,15 +4,15 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
 from io import StringIO
+from threading import Thread
 
 import pytest
 import yaml
 from rich.console import Console
 
 from alignment.cli import run
+from alignment.console import notes
 from alignment.ppo.screen import log_line, table
 from alignment.ppo.watch import rewind, timings
 from alignment.runs import RunFolder
@@ -152,22 +152,25 @@ def test_without_a_terminal_there_are_lines(config_file, tmp_path, capsys):
     assert not any("second" in key for row in folder.rows() for key in row)
 
 
-def test_on_a_terminal_there_is_a_table(config_file):
-    reading, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from alignment.cli import main; main()", "ppo", "-c", str(config_file)],
-        stderr=terminal,
-        env=os.environ | {"COLUMNS": "80", "LINES": "40", "TERM": "xterm"},
-    )
-    os.close(terminal)
-    shown = b""
-    try:
-        while part := os.read(reading, 65536):
-            shown += part
-    except OSError:  # Linux says so when the other side is closed
-        pass
+def test_on_a_terminal_there_is_a_table(config_file, monkeypatch):
+    for name, value in {"COLUMNS": "80", "LINES": "40", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    reading, writing = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        while b"the end" not in shown:
+            shown.extend(os.read(reading, 65536))
+
+    reader = Thread(target=read)
+    reader.start()
+    with open(writing, "w") as terminal:
+        monkeypatch.setattr(notes, "file", terminal)
+        code = run(["ppo", "-c", str(config_file)])
+        print("the end", file=terminal, flush=True)
+        reader.join()
     os.close(reading)
-    assert process.wait(timeout=60) == 0
+    assert code == 0
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).rpartition("3/3")[2]
     assert re.search(r"iteration\s+1\s+2\s+3\s", last)
     assert re.search(r"engine gap, mean / max\s+\de-", last)

@@ -5,6 +5,10 @@ def length(conversations):
     return [len(conversation[-1]["content"]) for conversation in conversations]
 
 
+def brevity(conversations):
+    return [-len(conversation[-1]["content"]) for conversation in conversations]
+
+
 def too_few(conversations):
     return [1.0]
 
