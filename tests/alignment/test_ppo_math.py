@@ -184,6 +184,14 @@ def test_value_loss_by_hand():
     assert clipped.tolist() == [1.0, 0.0, 0.0]
 
 
+def test_a_value_that_moves_little_is_not_clipped_by_rounding():
+    generator = torch.Generator().manual_seed(0)
+    values, old, returns = (0.09 * torch.rand(1000, generator=generator) for _ in range(3))
+    loss, clipped = value_loss(values, old, returns, clip=0.2)
+    assert not clipped.any()
+    assert torch.equal(loss, (values - returns) ** 2 / 2)
+
+
 def test_the_score_lands_on_the_last_response_token():
     mask = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
     rewards = token_rewards(torch.tensor([5.0, 7.0, 9.0]), torch.full((3, 3), 2.0), 0.1, mask)
