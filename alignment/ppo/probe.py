@@ -66,6 +66,7 @@ class Probe:
             "gold_mean": float(gold.mean()),
             "gold_std": float(gold.std(correction=0)),
             "proxy_mean": float(proxy.mean()),
+            "proxy_std": float(proxy.std(correction=0)),
             "kl": float((kl_estimate(policy, reference, "k1") * mask).sum(1).mean()),
             "kl_k3": float((kl_estimate(policy, reference, "k3") * mask).sum(1).mean()),
             "response_length": float(sequences.response_lengths.float().mean()),

@@ -18,9 +18,9 @@ Timing = Mapping[str, Any]  # a row of timings.jsonl
 
 LINES = {
     "score, mean ± std": "{score_mean:.3g} ± {score_std:.2g}",
-    "gold score of the probe": "{gold_mean:.3g}",
+    "gold score, last probe": "{gold_mean:.3g}",
     "disagreement": "{disagreement:.2g}",
-    "KL to reference, k1 / k3": "{kl:.3f} / {kl_k3:.3f}",
+    "KL to reference, k1 / k3": "{kl:.2f} / {kl_k3:.2f}",
     "tokens an answer, cut off": "{response_length:.1f}, {truncated:.0%}",
     "entropy": "{entropy:.3g}",
     "ratio, mean / max": "{ratio_mean:.4f} / {ratio_max:.3g}",

@@ -66,8 +66,8 @@ class Watch:
             self.track(trainer.iteration, named(group, figures))
         if probe:
             self.probe(trainer, probe)
-            metrics = {**metrics, "gold_mean": probe["gold_mean"]}
-        self.show(metrics, timing)
+        gold = {"gold_mean": self.probes[-1]["gold_mean"]} if self.probes else {}
+        self.show({**metrics, **gold}, timing)
         return self.ring(trainer.iteration)
 
     def probe(self, trainer: PPOTrainer, row: Mapping[str, Any]) -> None:

@@ -156,6 +156,11 @@ def test_training_is_the_same_with_and_without_a_probe(config_file, tmp_path, ca
     assert folder.summary["gold"] == {"first": probes[0]["gold_mean"], "last": probes[-1]["gold_mean"]}
     assert f"best policy by the gold score: after iteration {best['iteration']}" in said
     load_policy(resolve(str(folder.path / "best")))
+    for run_folder, has_probe in ((folder, True), (plain, False)):
+        page = run_folder.report.read_text()
+        assert ("Probe: gold score against reward" in page) == has_probe
+        assert ("best gold score" in page) == has_probe
+        assert "seconds by phase" in page
     timings = folder.rows("timings.jsonl")
     assert ["probe" in row["seconds"] for row in timings] == [False, True, False, True, True]
     row = timings[1]

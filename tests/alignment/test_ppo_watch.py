@@ -54,7 +54,7 @@ def test_the_table_has_every_figure_that_is_watched():
         "iteration": "1",
         "score, mean ± std": "0.5 ± 0.25",
         "disagreement": "0.3",
-        "KL to reference, k1 / k3": "2.500 / 2.250",
+        "KL to reference, k1 / k3": "2.50 / 2.25",
         "tokens an answer, cut off": "12.5, 12%",
         "entropy": "1.5",
         "ratio, mean / max": "1.0000 / 1.5",
@@ -90,7 +90,7 @@ def test_odd_figures_do_not_widen_the_table():
 
 def test_a_log_line_has_the_same_figures():
     line = log_line(*iteration(3, **CRITIC), 10)
-    assert line.startswith("PPO: 3/10: score, mean ± std 0.5 ± 0.25; KL to reference, k1 / k3 2.500 / 2.250;")
+    assert line.startswith("PPO: 3/10: score, mean ± std 0.5 ± 0.25; KL to reference, k1 / k3 2.50 / 2.25;")
     assert line.endswith("1,234 tokens/s; 5.00 s (generate 2.00, train 3.00)")
     assert "\n" not in line
 
