@@ -51,6 +51,9 @@ class TruncationConfig(Section):
 
     penalty: float = Field(1.0, ge=0, description="subtracted from its score")
     score: float | None = Field(None, description="if set, takes the place of its score")
+    buffer: int = Field(
+        0, ge=0, description="tokens before the limit over which the penalty rises from nothing; 0: none do"
+    )
 
 
 class ProbeConfig(Section):
@@ -96,6 +99,13 @@ class PPOConfig(Section):
     clip: float = Field(0.2, gt=0)
     dual_clip: float | None = Field(None, gt=1)
     score_clip: float = Field(10.0, gt=0, description="normalised scores are clipped to +- this")
+    length_penalty: float = Field(
+        0.0, ge=0, description="subtracted from the score for each token of an answer"
+    )
+    whiten_rewards: bool = Field(
+        False,
+        description="rewards of tokens to variance 1 over all answers of an iteration; their mean is kept",
+    )
     whiten_advantages: bool = Field(
         True, description="to mean 0 and variance 1 over all answers of an iteration (gae and reinforce++)"
     )
@@ -132,6 +142,11 @@ class PPOConfig(Section):
             raise ValueError(
                 "PPO needs the policy's own distribution: set sampling.top_p to 1 and sampling.top_k to 0 "
                 "(a truncated distribution makes the ratios wrong)"
+            )
+        if self.truncation.buffer > self.sampling.max_new_tokens:
+            raise ValueError(
+                f"truncation.buffer ({self.truncation.buffer}) is more than an answer may have "
+                f"(sampling.max_new_tokens, {self.sampling.max_new_tokens})"
             )
         if self.sampling.temperature == 0:
             raise ValueError("PPO needs sampling.temperature above 0: greedy answers carry no exploration")

@@ -16,12 +16,14 @@ def masked_var(x: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 
-def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """`x` shifted and scaled to mean 0 and variance 1 over the mask, 0 elsewhere. Shape kept.
+def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-8) -> Tensor:
+    """`x` shifted and scaled to mean 0 (or its own) and variance 1 over the mask, 0 elsewhere. Shape kept.
 
     Called once on the whole rollout batch, never on a microbatch.
     """
-    return torch.where(mask, (x - masked_mean(x, mask)) * torch.rsqrt(masked_var(x, mask) + eps), 0.0)
+    mean = masked_mean(x, mask)
+    whitened = (x - mean) * torch.rsqrt(masked_var(x, mask) + eps)
+    return torch.where(mask, whitened + mean if keep_mean else whitened, 0.0)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -122,9 +122,13 @@ class PPOTrainer:
         shaped = shape_scores(
             scores,
             rollouts.truncated,
+            sequences.response_lengths,
             clip=config.score_clip,
+            length_penalty=config.length_penalty,
             truncation_penalty=config.truncation.penalty,
             truncation_score=config.truncation.score,
+            limit=config.sampling.max_new_tokens,
+            buffer=config.truncation.buffer,
         )
         if self.iteration == 0 and not self.models.value_head.weight.any():
             # a critic that knows nothing yet starts at the mean: else lambda < 1 shortens answers by itself
@@ -134,6 +138,8 @@ class PPOTrainer:
         old, entropy, reference, values = self.evaluate(sequences)
         kl = kl_estimate(old, reference, "k1")
         rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
+        if config.whiten_rewards:
+            rewards = whiten(rewards, mask, keep_mean=True)
         advantages, returns = self.advantages(rewards, values, mask)
         seen = {
             "score_mean": float(scores.mean()),

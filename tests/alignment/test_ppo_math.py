@@ -205,7 +205,35 @@ def test_a_row_without_tokens_is_refused():
 
 def test_scores_are_clipped_then_penalised():
     scores, truncated = torch.tensor([50.0, -50.0, 3.0]), torch.tensor([False, True, True])
-    shaped = shape_scores(scores, truncated, clip=10.0, truncation_penalty=1.0)
+    lengths = torch.tensor([3, 8, 8])
+    shaped = shape_scores(scores, truncated, lengths, clip=10.0, truncation_penalty=1.0)
     assert shaped.tolist() == [10.0, -11.0, 2.0]
-    replaced = shape_scores(scores, truncated, clip=10.0, truncation_penalty=1.0, truncation_score=-2.0)
+    replaced = shape_scores(
+        scores, truncated, lengths, clip=10.0, truncation_penalty=1.0, truncation_score=-2.0
+    )
     assert replaced.tolist() == [10.0, -2.0, -2.0]
+
+
+def test_the_penalty_rises_over_the_buffer_before_the_limit():
+    # limit 20, buffer 8: nothing up to 12 tokens, then an eighth of the penalty a token
+    lengths = torch.tensor([5, 12, 13, 16, 20, 20, 9])
+    truncated = torch.tensor([False, False, False, False, False, True, True])  # the last: the context ended
+    settings = {"clip": 10.0, "truncation_penalty": 2.0, "limit": 20, "buffer": 8}
+    shaped = shape_scores(torch.zeros(7), truncated, lengths, **settings)
+    assert shaped.tolist() == [0.0, 0.0, -0.25, -1.0, -2.0, -2.0, -2.0]
+    replaced = shape_scores(torch.zeros(7), truncated, lengths, truncation_score=-5.0, **settings)
+    assert replaced.tolist() == [0.0, 0.0, -0.25, -1.0, -2.0, -5.0, -5.0]
+
+
+def test_each_token_costs_its_penalty():
+    scores, lengths = torch.tensor([1.0, 50.0]), torch.tensor([2, 8])
+    shaped = shape_scores(
+        scores, torch.tensor([False, True]), lengths, clip=10.0, length_penalty=0.25, truncation_penalty=1.0
+    )
+    assert shaped.tolist() == [0.5, 7.0]  # 1 - .25 * 2;  10 - .25 * 8 - 1
+
+
+def test_whitened_rewards_keep_their_mean():
+    # mean 3, variance 4
+    x, mask = torch.tensor([[1.0, 5.0, 99.0]]), torch.tensor([[True, True, False]])
+    assert torch.allclose(whiten(x, mask, keep_mean=True), torch.tensor([[2.0, 4.0, 0.0]]))

@@ -233,6 +233,34 @@ def test_truncated_answers_pay(tiny_model):
     assert seen["truncated"] == 0.5
 
 
+def some_returns(tiny_model, **changes):
+    """Returns (b, r) and their mask of two answers: [9] stops and scores 1, [9, 8] is cut off and scores 3."""
+    settings = {"kl": {"coef": 0.0}, "whiten_advantages": False, "lam": 1.0, "truncation": {"penalty": 0.0}}
+    trainer = make_trainer(tiny_model, **settings | changes)
+    completions = [Completion((9,), (-1.0,), "stop", 0), Completion((9, 8), (-1.0, -1.0), "length", 0)]
+    rollouts = Rollouts.from_completions([[4], [4]], completions, ["", ""], pad_id=0)
+    with torch.no_grad():
+        experience, _ = trainer.assess(rollouts, torch.tensor([1.0, 3.0]))
+    return experience.returns
+
+
+def test_rewards_are_whitened_if_told_to(tiny_model):
+    assert some_returns(tiny_model).tolist() == [[1.0, 0.0], [3.0, 3.0]]
+    # rewards 1 | 0, 3: mean 4/3, deviations -1/3 | -4/3, 5/3, variance 42/27
+    mean, spread = 4 / 3, (42 / 27) ** 0.5
+    one, two, three = ((x - mean) / spread + mean for x in (1, 0, 3))
+    whitened = some_returns(tiny_model, whiten_rewards=True)
+    assert torch.allclose(whitened, torch.tensor([[one, 0.0], [two + three, three]]))
+
+
+def test_length_is_charged_if_told_to(tiny_model):
+    charged = some_returns(tiny_model, length_penalty=0.5)
+    assert charged.tolist() == [[0.5, 0.0], [2.0, 2.0]]
+    # limit 2, buffer 2: half the penalty after one token, all of it after two
+    soft = some_returns(tiny_model, truncation={"penalty": 1.0, "buffer": 2}, sampling={"max_new_tokens": 2})
+    assert soft.tolist() == [[0.5, 0.0], [2.0, 2.0]]
+
+
 @pytest.mark.parametrize(
     "tuning", [{"rank": 4, "alpha": 8}, {"rank": 4, "alpha": 8, "layers": 1}, {"method": "full"}]
 )
@@ -267,6 +295,7 @@ def test_a_score_that_is_not_a_number_stops_the_run(tiny_model):
         ({"sampling": {"top_p": 0.9}}, "top_p to 1"),
         ({"sampling": {"top_k": 5}}, "top_k to 0"),
         ({"sampling": {"temperature": 0}}, "temperature above 0"),
+        ({"truncation": {"buffer": 9}}, "more than an answer may have"),
         ({"episodes": 10, "minibatches": 4}, "multiple of minibatches"),
         ({"episodes": 16, "group": 3}, "multiple of group"),
         ({"advantages": "rloo"}, "set group=4"),
