@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import sys
 from io import StringIO
 from threading import Thread
 
@@ -12,7 +13,6 @@ import yaml
 from rich.console import Console
 
 from alignment.cli import run
-from alignment.console import notes
 from alignment.ppo.screen import log_line, table
 from alignment.ppo.watch import rewind, timings
 from alignment.runs import RunFolder
@@ -165,7 +165,7 @@ def test_on_a_terminal_there_is_a_table(config_file, monkeypatch):
     reader = Thread(target=read)
     reader.start()
     with open(writing, "w") as terminal:
-        monkeypatch.setattr(notes, "file", terminal)
+        monkeypatch.setattr(sys, "stderr", terminal)
         code = run(["ppo", "-c", str(config_file)])
         print("the end", file=terminal, flush=True)
         reader.join()
