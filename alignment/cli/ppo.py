@@ -13,7 +13,11 @@ def ppo(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train a policy with PPO on the scores of a reward model.
+    """Train a policy with PPO on the scores of a reward model, a rule or a service.
+
+    The last iterations stand in a table under the bar; the key [bold]track[/bold] draws them in TensorBoard or W&B.
+
+    With a [bold]probe[/bold] section the best policy by a gold score is kept in RUN/best.
 
     Example: [bold]align ppo --config configs/ppo.yaml learning_rate=2e-5 kl.coef=0.1[/bold]
     """
