@@ -143,9 +143,7 @@ def finished_rows(run: RunFolder, prompts: Sequence[EncodedPrompt], step: int) -
 
     Raises AlignmentError if they are not the prompts of this call.
     """
-    path = run.path / "answers.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = sum(line.endswith("\n") for line in lines)
+    whole = len(run.lines("answers.jsonl"))
     done = whole if whole == len(prompts) else whole - whole % step
     run.keep_rows(done, "answers.jsonl")
     rows = run.rows("answers.jsonl")

@@ -92,17 +92,15 @@ class RunFolder:
 
     def keep_rows(self, count: int, file: str = "metrics.jsonl") -> None:
         """Forget the rows after the first `count`: a resumed run writes them again."""
-        path = self.path / file
-        rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        write_text(path, "".join(rows[:count]))
+        write_text(self.path / file, "".join(line.decode() + "\n" for line in self.lines(file)[:count]))
 
     def rows(self, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines(file)]
+
+    def lines(self, file: str) -> list[bytes]:
+        """The whole lines of `file`: a last one without its end was torn by a kill or a full disk."""
         path = self.path / file
-        return (
-            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if path.exists()
-            else []
-        )
+        return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
     def summarize(self, figures: dict[str, Any]) -> None:
         write_json(self.path / "summary.json", figures)

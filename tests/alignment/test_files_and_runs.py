@@ -94,6 +94,28 @@ def test_rows_after_a_checkpoint_are_forgotten_even_half_written_ones(tmp_path):
     assert run.rows() == [{"iteration": 0}, {"iteration": 1}]
 
 
+@pytest.mark.parametrize("torn", [b'{"iteration": 3}', b'{"iterat', b'{"answer": "\xc3'])
+def test_a_last_row_without_its_end_is_none(tmp_path, torn):
+    run = RunFolder.create(tmp_path / "run", Settings())
+    run.log({"iteration": 1})
+    run.log({"iteration": 2})
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.write(torn)  # a kill or a full disk in the middle of a row
+    assert run.rows() == [{"iteration": 1}, {"iteration": 2}]
+    run.keep_rows(5)
+    run.log({"iteration": 3})
+    assert [row["iteration"] for row in run.rows()] == [1, 2, 3]
+
+
+def test_a_text_may_hold_any_character(tmp_path):
+    run = RunFolder.create(tmp_path / "run", Settings())
+    rows = [{"answer": f"one{end}two"} for end in ("\n", "\r", "\x0b", "\x85", "\u2028", "\u2029")]
+    for row in rows:
+        run.log(row)
+    run.keep_rows(len(rows))
+    assert run.rows() == rows
+
+
 def test_summaries_round_trip(tmp_path):
     run = RunFolder.create(tmp_path / "run", Settings())
     run.summarize({"name": "Zoë", "loss": 0.5})
