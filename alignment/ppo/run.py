@@ -12,6 +12,7 @@ from alignment.errors import AlignmentError
 from alignment.files import whole_folder
 from alignment.models import context_length, load_tokenizer
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.failures import how_to_continue, one_line
 from alignment.ppo.probe import BEST, Probe, best_so_far, build_probe
 from alignment.ppo.probe import ROWS as PROBE
 from alignment.ppo.report import write_ppo_report
@@ -21,6 +22,7 @@ from alignment.rollouts import embedded_engine
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer, resolve_reward
 from alignment.trackers import require_trackers
+from reward.errors import RewardError
 
 if TYPE_CHECKING:
     from alignment.ppo.trainer import PPOTrainer
@@ -43,10 +45,8 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     probe = build_probe(config, trainer, run)
     if resume:
         continue_from_checkpoint(trainer, run)
-    try:
-        train(trainer, run, probe)
-    except OSError as error:
-        raise AlignmentError(f"{error.strerror or error}; {how_to_continue(run)}") from error
+    with one_line(trainer, run):
+        stopped = train(trainer, run, probe)
     with whole_folder(run.model) as folder:
         trainer.models.save_policy(folder)
         trainer.tokenizer.save_pretrained(folder)
@@ -60,28 +60,44 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
             f"PPO: best policy by the gold score: after iteration {best['iteration']}, {best['gold_mean']:.3g} "
             f"({first:.3g} at first, {last:.3g} at the end), in {run.path / BEST}"
         )
+    if stopped:
+        raise AlignmentError(f"{stopped}; {how_to_continue(run, options=' alarms.action=warn')}")
     return figures
 
 
-def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> None:
-    """Iterations until config.iterations, each told of as it ends, and a checkpoint now and then."""
+def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> str | None:
+    """Iterations until config.iterations, each told of as it ends, and a checkpoint now and then.
+
+    Returns why it stopped before its end, if an alarm was told to stop it.
+    """
     config = trainer.config
     with Watch(run, config) as watch:
         if probe and not watch.probes:
             watch.probe(trainer, probe.measure(trainer))
         while trainer.iteration < config.iterations:
-            metrics = trainer.step()
+            try:
+                metrics = trainer.step()
+            except (RewardError, OSError, KeyboardInterrupt):
+                if trainer.whole:  # the iterations before this one are not lost
+                    save(trainer, run)
+                raise
             due = probe is not None and probe.is_due(trainer.iteration, config.iterations)
             found = watch.iteration(trainer, metrics, probe.measure(trainer) if probe and due else None)
+            stopped = f"stopped by an alarm at iteration {trainer.iteration}: {'; '.join(found.values())}"
             if found and config.alarms.action == "rollback":
-                return roll_back(trainer, run)
-            done = trainer.iteration == config.iterations or (found and config.alarms.action == "halt")
-            if trainer.iteration % config.save_every == 0 or done:
-                save_checkpoint(
-                    run.checkpoints, trainer.iteration, trainer.state_dict(), keep=config.keep_checkpoints
-                )
-            if done:
-                return
+                roll_back(trainer, run)
+                return stopped
+            halts = bool(found) and config.alarms.action == "halt" and trainer.iteration < config.iterations
+            if trainer.iteration % config.save_every == 0 or trainer.iteration == config.iterations or halts:
+                save(trainer, run)
+            if halts:
+                return stopped
+    return None
+
+
+def save(trainer: PPOTrainer, run: RunFolder) -> None:
+    keep = trainer.config.keep_checkpoints
+    save_checkpoint(run.checkpoints, trainer.iteration, trainer.state_dict(), keep=keep)
 
 
 def roll_back(trainer: PPOTrainer, run: RunFolder) -> None:
@@ -127,10 +143,6 @@ def continue_from_checkpoint(trainer: PPOTrainer, run: RunFolder) -> None:
         trainer.load_state_dict(state)
         note(f"PPO: continuing after iteration {trainer.iteration}")
     rewind(run, trainer.iteration)
-
-
-def how_to_continue(run: RunFolder) -> str:
-    return f"the checkpoints in {run.checkpoints} are whole: mend the cause and continue with --resume"
 
 
 def summarize(run: RunFolder, config: PPOConfig) -> dict[str, Any]:

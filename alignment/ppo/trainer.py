@@ -61,6 +61,7 @@ class PPOTrainer:
         self.policy_optimizer = _adam(models.policy_parameters(), config.learning_rate)
         self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
         self.iteration = 0
+        self.whole = True  # nothing of an iteration that has not ended is in the state: it may be saved
         self.seconds: dict[str, float] = defaultdict(float)
         self.answers: list[tuple[str, str, float]] = []  # of the last iteration: prompt, answer, score
 
@@ -68,12 +69,14 @@ class PPOTrainer:
         """One iteration; returns its metrics. Seconds by phase are in `self.seconds`."""
         self.seconds.clear()
         config = self.config
-        prompts = [p for p in self.prompts.take(config.episodes // config.group) for _ in range(config.group)]
-        with self.phase("generate"):
-            rollouts = self.generate(prompts)
-        with self.phase("score"):
-            judged = self.score(prompts, rollouts)
-            scores = judged.mean(1)
+        with self.undone_by_failure():
+            asked = self.prompts.take(config.episodes // config.group)
+            prompts = [prompt for prompt in asked for _ in range(config.group)]
+            with self.phase("generate"):
+                rollouts = self.generate(prompts)
+            with self.phase("score"):
+                judged = self.score(prompts, rollouts)
+                scores = judged.mean(1)
         self.answers = [
             (prompt.messages[-1]["content"], text, score)
             for prompt, text, score in zip(prompts, rollouts.texts, scores.tolist(), strict=True)
@@ -87,7 +90,7 @@ class PPOTrainer:
         with self.phase("sync"):
             self.engine.sync(self.models.policy())
         self.kl.update(seen["kl"], config.episodes)
-        self.iteration += 1
+        self.iteration, self.whole = self.iteration + 1, True
         return {"iteration": self.iteration, **seen, **learned}
 
     def generate(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> Rollouts:
@@ -111,9 +114,7 @@ class PPOTrainer:
         ]
         scores = torch.tensor(opinions(scorer or self.scorer, conversations), dtype=torch.float32)
         if not bool(torch.isfinite(scores).all()):
-            raise AlignmentError(
-                f"iteration {self.iteration + 1}: the reward model gave a score that is not finite"
-            )
+            raise AlignmentError("the reward model gave a score that is not finite")
         return scores
 
     def assess(self, rollouts: Rollouts, scores: Tensor) -> tuple[Experience, dict[str, float]]:
@@ -292,13 +293,23 @@ class PPOTrainer:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not math.isfinite(norm):
-            raise AlignmentError(
-                f"iteration {self.iteration + 1}: the gradient is not finite; "
-                "lower learning_rate or raise kl.coef"
-            )
+            raise AlignmentError("the gradient is not finite; lower learning_rate or raise kl.coef")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return norm
+
+    @contextmanager
+    def undone_by_failure(self) -> Iterator[None]:
+        """Before anything is learned a failure leaves the state as it found it; after that, half an iteration's."""
+        position, engine, generators = self.prompts.position, self.engine.state_dict(), random_state()
+        try:
+            yield
+        except BaseException:
+            self.prompts.position = position
+            self.engine.load_state_dict(engine)
+            restore_random_state(generators)
+            raise
+        self.whole = False
 
     def state_dict(self) -> State:
         """Everything that the next iteration depends on."""

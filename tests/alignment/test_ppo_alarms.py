@@ -114,7 +114,7 @@ def test_warn_goes_on_and_the_report_shows_it(config_file, tmp_path, capsys):
 
 
 def test_halt_stops_with_a_checkpoint(config_file, tmp_path):
-    assert run(["ppo", "-c", str(config_file), "alarms.action=halt", "save_every=5"]) == 0
+    assert run(["ppo", "-c", str(config_file), "alarms.action=halt", "save_every=5"]) == 1
     folder = RunFolder(tmp_path / "run")
     stopped = len(folder.rows())
     assert stopped < 6
@@ -125,7 +125,7 @@ def test_halt_stops_with_a_checkpoint(config_file, tmp_path):
 
 
 def test_rollback_keeps_the_policy_from_before_the_alarm(config_file, tmp_path, capsys):
-    assert run(["ppo", "-c", str(config_file), "alarms.action=rollback"]) == 0
+    assert run(["ppo", "-c", str(config_file), "alarms.action=rollback"]) == 1
     folder = RunFolder(tmp_path / "run")
     last = saved_steps(folder.checkpoints)[-1]
     assert last == len(folder.rows()) - 1  # the iteration that rang was not saved
