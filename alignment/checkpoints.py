@@ -27,10 +27,7 @@ def save_checkpoint(folder: Path, step: int, state: State, *, keep: int) -> Path
     with whole_folder(target) as aside:
         tensors: dict[str, Tensor] = {}
         plain = _take_tensors(state, tensors, "")
-        try:
-            save_file(tensors, aside / "tensors.safetensors")
-        except Exception as error:  # safetensors wraps the operating system's error in its own
-            raise OSError(str(error)) from error
+        save_file(tensors, aside / "tensors.safetensors")
         (aside / "state.json").write_text(json.dumps(plain), encoding="utf-8")
     for old in saved_steps(folder)[:-keep]:
         shutil.rmtree(folder / f"step-{old:06d}")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from alignment.errors import AlignmentError
 
 
@@ -57,10 +59,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
         else:
             os.replace(aside, path)
         sync_to_disk(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(aside, ignore_errors=True)
         raise AlignmentError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is untouched. "
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; what was there before is untouched. "
             "Free some space or choose another place"
         ) from error
     except BaseException:

@@ -47,9 +47,9 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
         continue_from_checkpoint(trainer, run)
     with one_line(trainer, run):
         stopped = train(trainer, run, probe)
-    with whole_folder(run.model) as folder:
-        trainer.models.save_policy(folder)
-        trainer.tokenizer.save_pretrained(folder)
+        with whole_folder(run.model) as folder:
+            trainer.models.save_policy(folder)
+            trainer.tokenizer.save_pretrained(folder)
     figures = summarize(run, config)
     run.summarize(figures)
     write_ppo_report(run, figures)

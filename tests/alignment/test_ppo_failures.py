@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+from contextlib import suppress
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from tests.reward.scoring_service import Service
 
 RULE = "python:tests.reward.unruly:score"
 ITERATIONS, FAILS = 6, 5  # checkpoints at 3 and 6
+PAGE = 4096
 
 
 @pytest.fixture(scope="module")
@@ -208,29 +210,46 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.parametrize("left", [0, 1000, 40_000])
+def fill(disk, left):
+    """Trouble that fills `disk` but for `left` bytes."""
+
+    def act(scores):
+        with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * PAGE)
+        os.truncate(disk / "filler", (disk / "filler").stat().st_size - left)
+        return scores
+
+    return act
+
+
+def pages(file):
+    """Bytes that a file takes on such a disk."""
+    return -(-file.stat().st_size // PAGE) * PAGE
+
+
+@pytest.mark.parametrize("left", [0, PAGE, 10 * PAGE])
 def test_a_disk_that_is_full(broken, small_disk, left):
     """Full in the middle of iteration 5: in its row, a row later, or in the next checkpoint."""
     broken.folder = small_disk / "run"
-    filler = small_disk / "filler"
-
-    def fill(scores):
-        with filler.open("wb") as file:
-            while True:
-                try:
-                    file.write(b"x" * 4096)
-                    file.flush()
-                except OSError:
-                    break
-        os.truncate(filler, max(filler.stat().st_size - left, 0))
-        return scores
-
-    unruly.trouble[FAILS] = fill
+    unruly.trouble[FAILS] = fill(small_disk, left)
     line = broken.fails()
     assert "No space left on device" in line
     assert line.endswith("--resume goes on after iteration 3")
     assert broken.saved == [3]
-    filler.unlink()
+    (small_disk / "filler").unlink()
+    broken.resumes()
+
+
+def test_a_disk_that_is_full_when_the_policy_is_saved(broken, small_disk):
+    checkpoint = (broken.config.parent / "whole" / "checkpoints" / "step-000006").iterdir()
+    broken.folder = small_disk / "run"
+    unruly.trouble[ITERATIONS] = fill(small_disk, left=sum(pages(file) for file in checkpoint) + 6 * PAGE)
+    line = broken.fails()
+    assert line.startswith(f"error: after iteration {ITERATIONS}: cannot write {broken.folder}/model: ")
+    assert "No space left on device" in line
+    assert line.endswith(f"--resume goes on after iteration {ITERATIONS}")
+    (small_disk / "filler").unlink()
     broken.resumes()
 
 
