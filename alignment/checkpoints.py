@@ -83,7 +83,7 @@ def restore_random_state(state: State) -> None:
     numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
 
 
 def _take_tensors(value: Any, tensors: dict[str, Tensor], place: str) -> Any:

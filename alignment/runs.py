@@ -28,8 +28,10 @@ class RunFolder:
     checkpoints/   enough to resume bit for bit
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """writes: false for all but one of several processes that share the run; they can read and may call all."""
         self.path = path
+        self.writes = writes
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
         self.report = path / "report.html"
@@ -87,12 +89,15 @@ class RunFolder:
         return dict(counts)
 
     def log(self, row: dict[str, Any], file: str = "metrics.jsonl") -> None:
+        if not self.writes:
+            return
         with (self.path / file).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def keep_rows(self, count: int, file: str = "metrics.jsonl") -> None:
         """Forget the rows after the first `count`: a resumed run writes them again."""
-        write_text(self.path / file, "".join(line.decode() + "\n" for line in self.lines(file)[:count]))
+        if self.writes:
+            write_text(self.path / file, "".join(line.decode() + "\n" for line in self.lines(file)[:count]))
 
     def rows(self, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.lines(file)]
@@ -103,7 +108,8 @@ class RunFolder:
         return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
     def summarize(self, figures: dict[str, Any]) -> None:
-        write_json(self.path / "summary.json", figures)
+        if self.writes:
+            write_json(self.path / "summary.json", figures)
 
     @property
     def summary(self) -> dict[str, Any]:

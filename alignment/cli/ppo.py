@@ -30,8 +30,9 @@ def ppo(
         from alignment.ppo.plan import plan
 
         return print_plan(to_yaml(settings), plan(settings))
+    from alignment.ppo.processes import is_main
     from alignment.ppo.run import train_ppo
 
     figures = train_ppo(settings, overwrite=overwrite, resume=resume)
-    if as_json:
+    if as_json and is_main():
         print_json(figures)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from alignment.checkpoints import State
 from alignment.ppo.logprobs import chosen_logprobs
 from alignment.ppo.sequences import Sequences
+from alignment.ppo.sharding import gathered, split_like
 from alignment.ppo.trunk import first_trained_layer, lower_states, response_states, splits_exactly, trunk
 
 if TYPE_CHECKING:
@@ -58,8 +60,12 @@ class ActorCritic(nn.Module, ABC):
     def trained_state(self) -> dict[str, Tensor]:
         """Every trained tensor by name; load_trained_state puts them back."""
 
+    def policy_weights(self) -> State | None:
+        """What save_policy is to write if the policy's weights are split over processes, which all must ask for."""
+        return None
+
     @abstractmethod
-    def save_policy(self, folder: Path) -> None: ...
+    def save_policy(self, folder: Path, weights: State | None = None) -> None: ...
 
     def prepare(self, batch: Sequences) -> Sequences:
         """The batch with what need not be computed again while these answers are learned from."""
@@ -154,7 +160,7 @@ class AdapterActorCritic(ActorCritic):
         adapters = {key: p.detach() for role in (POLICY, CRITIC) for key, p in self._adapter(role)}
         return adapters | {f"value_head.{key}": p.detach() for key, p in self.value_head.named_parameters()}
 
-    def save_policy(self, folder: Path) -> None:
+    def save_policy(self, folder: Path, weights: State | None = None) -> None:
         self.model.save_pretrained(folder, selected_adapters=[POLICY])
 
 
@@ -206,8 +212,11 @@ class FullActorCritic(ActorCritic):
             parts["critic"] = trunk(self.critic)
         return {f"{part}.{key}": p.detach() for part, m in parts.items() for key, p in m.named_parameters()}
 
-    def save_policy(self, folder: Path) -> None:
-        self.policy_model.save_pretrained(folder)
+    def policy_weights(self) -> State | None:
+        return gathered(self.policy_model.state_dict())
+
+    def save_policy(self, folder: Path, weights: State | None = None) -> None:
+        self.policy_model.save_pretrained(folder, state_dict=weights)
 
 
 def response_logprobs(
@@ -259,4 +268,4 @@ def load_exactly(own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
         odd = sorted(own.keys() ^ state.keys())
         raise ValueError(f"the checkpoint does not fit this model: {len(odd)} names differ, e.g. {odd[0]}")
     for key, tensor in own.items():
-        tensor.copy_(state[key])
+        tensor.copy_(split_like(state[key], tensor))

@@ -20,6 +20,8 @@ from alignment.ppo.actor_critic import (
     disable_dropout,
 )
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.processes import world_size
+from alignment.ppo.sharding import split_layers
 from alignment.tuning.apply import apply_tuning, peft_config
 from reward.card import RewardCard
 from reward.specs import is_learned
@@ -36,7 +38,11 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
     torch.manual_seed(config.seed)  # new adapters start alike in every process
     models, line = _full(config) if config.tuning.method == "full" else _adapters(config)
     models.entropy_gradient = config.entropy_coef > 0
-    return models, line if config.has_critic else f"{line.rpartition(';')[0]}; no critic"
+    line = line if config.has_critic else f"{line.rpartition(';')[0]}; no critic"
+    if config.shard and world_size() > 1:
+        split_layers(models)
+        line += f"; layers split over {world_size()} processes"
+    return models, line
 
 
 def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:

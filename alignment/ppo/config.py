@@ -84,6 +84,11 @@ class PPOConfig(Section):
         16, ge=1, description="rows a forward; changes memory and speed, never the result"
     )
 
+    shard: bool = Field(
+        False,
+        description="split the layers' weights over the processes (FSDP2), where one device cannot hold them",
+    )
+
     learning_rate: float = Field(1e-5, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     advantages: Literal["gae", "rloo", "grpo", "reinforce++"] = Field(
@@ -148,6 +153,8 @@ class PPOConfig(Section):
                 f"truncation.buffer ({self.truncation.buffer}) is more than an answer may have "
                 f"(sampling.max_new_tokens, {self.sampling.max_new_tokens})"
             )
+        if self.shard and self.tuning.method == "qlora":
+            raise ValueError("4-bit weights cannot be split: set shard=false, or tuning.method=lora")
         if self.sampling.temperature == 0:
             raise ValueError("PPO needs sampling.temperature above 0: greedy answers carry no exploration")
         if self.probe and self.probe.gold == self.reward:

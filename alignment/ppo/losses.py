@@ -35,8 +35,6 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: flo
 
     loss = 1/2 max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2).
     """
-    bounded = values.clamp(
-        old_values - clip, old_values + clip
-    )  # to the last bit the value itself in between
+    bounded = values.clamp(old_values - clip, old_values + clip)  # exactly the value itself in between
     unclipped_error, bounded_error = (values - returns) ** 2, (bounded - returns) ** 2
     return torch.maximum(unclipped_error, bounded_error) / 2, (bounded_error > unclipped_error).float()

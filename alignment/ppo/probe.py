@@ -15,10 +15,11 @@ import torch
 
 from alignment.checkpoints import State, random_state, restore_random_state
 from alignment.console import note
-from alignment.files import whole_folder
 from alignment.models import context_length
 from alignment.ppo.config import PPOConfig, ProbeConfig
 from alignment.ppo.kl import kl_estimate
+from alignment.ppo.processes import from_main
+from alignment.ppo.saving import write_policy
 from alignment.prompts import EncodedPrompt, encode_prompts, load_prompts
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer
@@ -110,13 +111,10 @@ def best_so_far(run: RunFolder) -> dict[str, Any] | None:
 
 def keep_best(trainer: PPOTrainer, run: RunFolder, row: Mapping[str, Any]) -> bool:
     """Keep the policy in best/ if its gold score beats the one there; whether it did."""
-    best = best_so_far(run)
+    best = from_main(best_so_far(run))
     if best is not None and best["gold_mean"] >= row["gold_mean"]:
         return False
-    with whole_folder(run.path / BEST) as folder:
-        trainer.models.save_policy(folder)
-        trainer.tokenizer.save_pretrained(folder)
-        (folder / RECORD).write_text(json.dumps(row) + "\n", encoding="utf-8")
+    write_policy(trainer, run.path / BEST, {RECORD: json.dumps(row) + "\n"})
     return True
 
 

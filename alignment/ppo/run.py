@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.checkpoints import load_checkpoint, save_checkpoint
+from alignment.checkpoints import load_checkpoint
 from alignment.console import note
 from alignment.errors import AlignmentError
-from alignment.files import whole_folder
 from alignment.models import context_length, load_tokenizer
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.failures import how_to_continue, one_line
 from alignment.ppo.probe import BEST, Probe, best_so_far, build_probe
 from alignment.ppo.probe import ROWS as PROBE
+from alignment.ppo.processes import barrier, is_main, together
 from alignment.ppo.report import write_ppo_report
+from alignment.ppo.saving import write_checkpoint, write_policy
 from alignment.ppo.watch import Watch, rewind
 from alignment.prompts import encode_prompts, load_prompts
 from alignment.rollouts import embedded_engine
@@ -27,32 +28,32 @@ from reward.errors import RewardError
 if TYPE_CHECKING:
     from alignment.ppo.trainer import PPOTrainer
 
-MAY_CHANGE_ON_RESUME = {"iterations", "save_every", "keep_checkpoints", "microbatch", "alarms", "track"}
+MAY_CHANGE_ON_RESUME = {
+    *("iterations", "save_every", "keep_checkpoints", "microbatch", "shard", "alarms", "track"),
+}
 
 
+@together()
 def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Train, checkpointing as it goes; returns the figures of summary.json.
 
+    Several processes of a launcher work as one: the main one writes, and what it writes is what one alone would.
     Raises AlignmentError for anything a user can mend; the last whole checkpoint then continues with `resume`.
     """
     require_trackers(config.track)
-    path = Path(config.run)
-    if resume and path.exists():
-        run = RunFolder.resume(path, config, may_change=MAY_CHANGE_ON_RESUME)
-    else:
-        run = RunFolder.create(path, config, overwrite=overwrite)
+    run = open_run(config, overwrite=overwrite, resume=resume)
     trainer = build_trainer(config, run)
     probe = build_probe(config, trainer, run)
     if resume:
         continue_from_checkpoint(trainer, run)
     with one_line(trainer, run):
         stopped = train(trainer, run, probe)
-        with whole_folder(run.model) as folder:
-            trainer.models.save_policy(folder)
-            trainer.tokenizer.save_pretrained(folder)
+        write_policy(trainer, run.model)
     figures = summarize(run, config)
     run.summarize(figures)
-    write_ppo_report(run, figures)
+    if run.writes:
+        write_ppo_report(run, figures)
+    barrier()
     note(f"PPO: policy after {trainer.iteration} iterations in {run.model}")
     if best := figures.get("best"):
         first, last = figures["gold"]["first"], figures["gold"]["last"]
@@ -63,6 +64,18 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     if stopped:
         raise AlignmentError(f"{stopped}; {how_to_continue(run, options=' alarms.action=warn')}")
     return figures
+
+
+def open_run(config: PPOConfig, *, overwrite: bool, resume: bool) -> RunFolder:
+    """The run folder, made or checked by the main process, which alone writes in it."""
+    path = Path(config.run)
+    if is_main():
+        if resume and path.exists():
+            RunFolder.resume(path, config, may_change=MAY_CHANGE_ON_RESUME)
+        else:
+            RunFolder.create(path, config, overwrite=overwrite)
+    barrier()
+    return RunFolder(path, writes=is_main())
 
 
 def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> str | None:
@@ -79,7 +92,7 @@ def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> st
                 metrics = trainer.step()
             except (RewardError, OSError, KeyboardInterrupt):
                 if trainer.whole:  # the iterations before this one are not lost
-                    save(trainer, run)
+                    write_checkpoint(trainer, run.checkpoints)
                 raise
             due = probe is not None and probe.is_due(trainer.iteration, config.iterations)
             found = watch.iteration(trainer, metrics, probe.measure(trainer) if probe and due else None)
@@ -89,15 +102,10 @@ def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> st
                 return stopped
             halts = bool(found) and config.alarms.action == "halt" and trainer.iteration < config.iterations
             if trainer.iteration % config.save_every == 0 or trainer.iteration == config.iterations or halts:
-                save(trainer, run)
+                write_checkpoint(trainer, run.checkpoints)
             if halts:
                 return stopped
     return None
-
-
-def save(trainer: PPOTrainer, run: RunFolder) -> None:
-    keep = trainer.config.keep_checkpoints
-    save_checkpoint(run.checkpoints, trainer.iteration, trainer.state_dict(), keep=keep)
 
 
 def roll_back(trainer: PPOTrainer, run: RunFolder) -> None:
@@ -117,22 +125,20 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     from alignment.ppo.build import build_actor_critic
     from alignment.ppo.trainer import PPOTrainer
 
-    accelerator = Accelerator()
-    if accelerator.num_processes > 1:
-        raise AlignmentError("align ppo runs as one process: start it without a launcher")
+    device = Accelerator().device
     for spec in (config.reward, *([config.probe.gold] if config.probe else [])):
         resolve_reward(spec)  # before minutes are spent on loading
     prompts = load_prompts(config.prompts)
     tokenizer = load_tokenizer(config.policy.path)
     models, line = build_actor_critic(config)
     note(f"PPO: {line}")
-    models.to(accelerator.device)
+    models.to(device)
     policy = models.policy()
     room = context_length(policy) - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
     engine = embedded_engine(policy, tokenizer, seed=config.seed, max_batch=config.episodes)
-    scorer = load_scorer(config.reward, str(accelerator.device))
-    return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, accelerator.device)
+    scorer = load_scorer(config.reward, str(device))
+    return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, device)
 
 
 def continue_from_checkpoint(trainer: PPOTrainer, run: RunFolder) -> None:
@@ -143,6 +149,7 @@ def continue_from_checkpoint(trainer: PPOTrainer, run: RunFolder) -> None:
         trainer.load_state_dict(state)
         note(f"PPO: continuing after iteration {trainer.iteration}")
     rewind(run, trainer.iteration)
+    barrier()
 
 
 def summarize(run: RunFolder, config: PPOConfig) -> dict[str, Any]:

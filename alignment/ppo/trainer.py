@@ -21,8 +21,18 @@ from alignment.ppo.experience import Experience, Rollouts, microbatches
 from alignment.ppo.kl import AdaptiveKL, FixedKL, KLController, kl_estimate
 from alignment.ppo.losses import policy_loss, value_loss
 from alignment.ppo.masked import explained_variance, masked_mean, whiten
+from alignment.ppo.processes import (
+    all_reduce_figures,
+    all_reduce_gradients,
+    all_reduce_max,
+    fill_in,
+    in_shares,
+    share,
+    world_size,
+)
 from alignment.ppo.rewards import shape_scores, token_rewards
 from alignment.ppo.sequences import Sequences
+from alignment.ppo.sharding import clip_gradients, gathered, load_optimizer, whole_weights
 from alignment.prompts import EncodedPrompt, PromptStream
 from reward.ensemble import opinions
 from reward.scorer import Scorer
@@ -45,6 +55,12 @@ class PPOTrainer:
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device | str = "cpu",
     ) -> None:
+        size = config.episodes // config.minibatches
+        if size % world_size():
+            raise AlignmentError(
+                f"{world_size()} processes cannot share a minibatch of {size} answers (episodes / minibatches) "
+                f"equally: make it a multiple of {world_size()}"
+            )
         self.config = config
         self.models = models
         self.engine = engine
@@ -95,9 +111,12 @@ class PPOTrainer:
 
     def generate(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> Rollouts:
         """The policy answers, with the run's own sampling unless told otherwise."""
-        self.models.policy()
         ids = [prompt.ids for prompt in prompts]
-        completions = self.engine.generate(ids, sampling or self.config.sampling)
+        with whole_weights(self.models.policy()):
+            completions = in_shares(
+                lambda rows: self.engine.generate(ids, sampling or self.config.sampling, rows),
+                torch.tensor([len(prompt) for prompt in ids]),
+            )
         texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
         return Rollouts.from_completions(ids, completions, texts, self.tokenizer.pad_token_id)
 
@@ -112,7 +131,11 @@ class PPOTrainer:
             [*prompt.messages, {"role": "assistant", "content": text}]
             for prompt, text in zip(prompts, rollouts.texts, strict=True)
         ]
-        scores = torch.tensor(opinions(scorer or self.scorer, conversations), dtype=torch.float32)
+        judged = in_shares(
+            lambda rows: opinions(scorer or self.scorer, [conversations[row] for row in rows]),
+            rollouts.sequences.lengths,
+        )
+        scores = torch.tensor(judged, dtype=torch.float32)
         if not bool(torch.isfinite(scores).all()):
             raise AlignmentError("the reward model gave a score that is not finite")
         return scores
@@ -163,7 +186,8 @@ class PPOTrainer:
         the critic's value (zeros without one). Four (b, r), 0 where a row has ended."""
         mask = sequences.response_mask
         old, entropy, reference, values = (torch.zeros(mask.shape) for _ in range(4))
-        for rows in microbatches(sequences, torch.arange(len(sequences)), self.config.microbatch):
+        mine = share(sequences.lengths)
+        for rows in microbatches(sequences, mine, self.config.microbatch):
             batch = sequences.select(rows).to(self.device)
             width = batch.response_mask.shape[1]
             temperature = self.config.sampling.temperature
@@ -174,6 +198,7 @@ class PPOTrainer:
                 logprobs, entropies = self.models.policy_logprobs(batch, temperature)
             old[rows, :width], entropy[rows, :width] = logprobs.cpu(), entropies.cpu()
             reference[rows, :width] = self.models.reference_logprobs(batch, temperature).cpu()
+        fill_in(mine, old, entropy, reference, values)
         return old, entropy, reference, values
 
     def advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,14 +220,18 @@ class PPOTrainer:
     def prepare(self, sequences: Sequences) -> Sequences:
         """The answers with what the frozen lower layers make of them, where there are such layers."""
         together: Tensor | None = None
-        for rows in microbatches(sequences, torch.arange(len(sequences)), self.config.microbatch):
+        mine = share(sequences.lengths)
+        for rows in microbatches(sequences, mine, self.config.microbatch):
             states = self.models.prepare(sequences.select(rows).to(self.device)).states
             if states is None:
                 return sequences
             if together is None:
                 together = torch.zeros(*sequences.ids.shape, states.shape[-1], dtype=states.dtype)
             together[rows, : states.shape[1]] = states.cpu()
-        return sequences if together is None else sequences.with_states(together)
+        if together is None:
+            return sequences
+        fill_in(mine, together)
+        return sequences.with_states(together)
 
     def learn(self, experience: Experience) -> dict[str, float]:
         """Epochs of minibatches, reshuffled each epoch; one optimizer step a minibatch."""
@@ -214,13 +243,16 @@ class PPOTrainer:
         while epochs < config.epochs and not self.moved_too_far(totals, tokens_seen):
             for rows in torch.randperm(config.episodes, generator=self.shuffle).split(size):
                 tokens = int(experience.sequences.response_lengths[rows].sum())
-                for part in microbatches(experience.sequences, rows, config.microbatch):
+                mine, seen = rows[share(experience.sequences.lengths[rows])], defaultdict[str, float](float)
+                for part in microbatches(experience.sequences, mine, config.microbatch):
                     sums, largest = self.accumulate(
                         experience.select(part).to(self.device), tokens, moves_policy
                     )
                     ratio_max = max(ratio_max, largest)
                     for name, value in sums.items():
-                        totals[name] += value
+                        seen[name] += value
+                for name, value in all_reduce_figures(seen).items():
+                    totals[name] += value
                 if config.has_critic:
                     totals["critic_grad_norm"] += self.descend(self.critic_optimizer)
                 if moves_policy:
@@ -228,7 +260,7 @@ class PPOTrainer:
                 tokens_seen, steps = tokens_seen + tokens, steps + 1
             epochs += 1
         means = {k: v / (steps if k.endswith("norm") else tokens_seen) for k, v in totals.items()}
-        return means | {"ratio_max": ratio_max, "epochs": epochs}
+        return means | {"ratio_max": all_reduce_max(ratio_max), "epochs": epochs}
 
     def moved_too_far(self, totals: dict[str, float], tokens: int) -> bool:
         """Whether the policy has left, over this iteration's epochs, the one that sampled by more than `stop_kl`."""
@@ -291,7 +323,8 @@ class PPOTrainer:
     def descend(self, optimizer: torch.optim.Optimizer) -> float:
         """One optimizer step on clipped gradients; returns the norm before clipping."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        all_reduce_gradients(parameters)
+        norm = clip_gradients(parameters, self.config.max_grad_norm)
         if not math.isfinite(norm):
             raise AlignmentError("the gradient is not finite; lower learning_rate or raise kl.coef")
         optimizer.step()
@@ -312,12 +345,12 @@ class PPOTrainer:
         self.whole = False
 
     def state_dict(self) -> State:
-        """Everything that the next iteration depends on."""
+        """Everything that the next iteration depends on, for any number of processes; whole on the main one."""
         return {
             "iteration": self.iteration,
-            "models": self.models.trained_state(),
-            "policy_optimizer": self.policy_optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "models": gathered(self.models.trained_state()),
+            "policy_optimizer": gathered(self.policy_optimizer.state_dict()),
+            "critic_optimizer": gathered(self.critic_optimizer.state_dict()),
             "kl_coef": self.kl.coef,
             "prompt_position": self.prompts.position,
             "shuffle": self.shuffle.get_state(),
@@ -328,8 +361,8 @@ class PPOTrainer:
     def load_state_dict(self, state: State) -> None:
         self.iteration = state["iteration"]
         self.models.load_trained_state(state["models"])
-        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        load_optimizer(self.policy_optimizer, state["policy_optimizer"])
+        load_optimizer(self.critic_optimizer, state["critic_optimizer"])
         self.kl.coef = state["kl_coef"]
         self.prompts.position = state["prompt_position"]
         self.shuffle.set_state(state["shuffle"])

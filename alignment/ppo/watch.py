@@ -24,7 +24,7 @@ SAMPLES = 4  # answers in samples.jsonl each time
 
 
 class Watch:
-    """Use as a context; call `iteration` after each. Only the process that writes the run folder has one."""
+    """Use as a context; call `iteration` after each, on every process: only one writes, and all hear the alarms."""
 
     def __init__(self, run: RunFolder, config: PPOConfig) -> None:
         self.run = run
@@ -36,7 +36,8 @@ class Watch:
     def __enter__(self) -> Watch:
         before = list(zip(self.rows, self.run.rows("timings.jsonl"), strict=False))
         last = self.rows[-1]["iteration"] if self.rows else 0
-        self.track = self.opened.enter_context(tracking(self.config.track, self.run, self.config, last))
+        names = self.config.track if self.run.writes else []
+        self.track = self.opened.enter_context(tracking(names, self.run, self.config, last))
         self.show = self.opened.enter_context(screen(before, self.config.iterations))
         return self
 
