@@ -92,9 +92,8 @@ def test_twenty_kills_change_nothing(config_file, tmp_path):
     assert Command(["ppo", "-c", str(config_file), f"run={whole}"], log, context).wait() == 0, log.read_text()
     arguments, half_written = ["ppo", "-c", str(config_file), f"run={broken}"], 0
     for kill in range(KILLS):
-        process = Command(
-            arguments, log, context if kill else None
-        )  # the first is the command as users start it
+        # the first is the command as users start it
+        process = Command(arguments, log, context if kill else None)
         moment = "working" if kill == 0 else draw.choice(MOMENTS)
         if rows() >= ITERATIONS - 3:
             moment = "starting"
