@@ -29,8 +29,12 @@ def make_probe(trainer, scorer=None, **changes):
     return Probe(config, trainer.prompts.items, scorer or Length(), trainer.engine.state_dict())
 
 
-def test_the_reference_itself_has_no_kl_and_both_scores_are_of_the_same_answers(tiny_model):
-    trainer = make_trainer(tiny_model)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tuning": {"rank": 4, "layers": 1}}, {"tuning": {"method": "full"}}, {"advantages": "reinforce++"}],
+)
+def test_the_reference_itself_has_no_kl_and_both_scores_are_of_the_same_answers(tiny_model, changes):
+    trainer = make_trainer(tiny_model, **changes)
     row = make_probe(trainer, LikesLetters()).measure(trainer)
     assert row["iteration"] == 0
     assert row["answers"] == 6
@@ -182,6 +186,18 @@ def test_a_resumed_run_keeps_the_best_and_probes_the_same(config_file, tmp_path)
     shutil.rmtree(folder / "checkpoints")  # from the beginning: the first probe is not told twice
     assert ppo(config_file, "--resume") == 0
     assert [(folder / file).read_bytes() for file in files] == whole
+
+
+def test_over_optimisation_halts_a_run_that_is_told_to(config_file, tmp_path):
+    off = ("alarms.kl=1e9", "alarms.entropy=0", "alarms.growth=1e9", "advantages=reinforce++")
+    learning = ("tuning.method=full", "learning_rate=3e-3", "episodes=32", "kl.coef=0", "iterations=30")
+    assert ppo(config_file, "alarms.action=halt", *off, *learning) == 1
+    folder = RunFolder(tmp_path / "run")
+    assert [row["alarm"] for row in folder.rows("alarms.jsonl")] == ["over_optimised"]
+    probes = folder.rows("probe.jsonl")
+    assert len(folder.rows()) == probes[-1]["iteration"] < 30
+    assert probes[-1]["proxy_mean"] > folder.summary["best"]["proxy_mean"]
+    assert folder.summary["best"]["gold_mean"] > probes[-1]["gold_mean"]
 
 
 def test_a_probe_that_cannot_be_is_refused_before_anything_is_loaded(config_file, tmp_path, capsys):
