@@ -54,7 +54,7 @@ class Probe:
         sampling = trainer.config.sampling
         if self.config.greedy:
             sampling = sampling.model_copy(update={"temperature": 0.0})
-        with trainer.phase("probe"), undisturbed(trainer.engine, self.start), torch.no_grad():
+        with undisturbed(trainer.engine, self.start), torch.no_grad():
             rollouts = trainer.generate(self.prompts, sampling)
             gold = trainer.score(self.prompts, rollouts, self.gold).mean(1)
             proxy = trainer.score(self.prompts, rollouts).mean(1)

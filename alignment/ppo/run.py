@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,17 +86,20 @@ def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> st
     """
     config = trainer.config
     with Watch(run, config) as watch:
-        if probe and not watch.probes:
+        if (
+            probe
+            and probe.is_due(trainer.iteration, config.iterations)
+            and not watch.has_probe(trainer.iteration)
+        ):
             watch.probe(trainer, probe.measure(trainer))
         while trainer.iteration < config.iterations:
-            try:
+            with saving_what_is_whole(trainer, run):
                 metrics = trainer.step()
-            except (RewardError, OSError, KeyboardInterrupt):
-                if trainer.whole:  # the iterations before this one are not lost
-                    write_checkpoint(trainer, run.checkpoints)
-                raise
-            due = probe is not None and probe.is_due(trainer.iteration, config.iterations)
-            found = watch.iteration(trainer, metrics, probe.measure(trainer) if probe and due else None)
+            found = watch.iteration(trainer, metrics)
+            if probe and probe.is_due(trainer.iteration, config.iterations):
+                with saving_what_is_whole(trainer, run):
+                    row = probe.measure(trainer)
+                found = watch.probe(trainer, row)
             stopped = f"stopped by an alarm at iteration {trainer.iteration}: {'; '.join(found.values())}"
             if found and config.alarms.action == "rollback":
                 roll_back(trainer, run)
@@ -106,6 +110,17 @@ def train(trainer: PPOTrainer, run: RunFolder, probe: Probe | None = None) -> st
             if halts:
                 return stopped
     return None
+
+
+@contextmanager
+def saving_what_is_whole(trainer: PPOTrainer, run: RunFolder) -> Iterator[None]:
+    """Where the block fails for a cause from outside, the iterations before are not lost."""
+    try:
+        yield
+    except (RewardError, OSError, KeyboardInterrupt):
+        if trainer.whole:
+            write_checkpoint(trainer, run.checkpoints)
+        raise
 
 
 def roll_back(trainer: PPOTrainer, run: RunFolder) -> None:
@@ -156,14 +171,13 @@ def summarize(run: RunFolder, config: PPOConfig) -> dict[str, Any]:
     """The last iteration's figures, what they were at first, and the mean seconds and tokens a second by phase."""
     rows, timings, probes = run.rows(), run.rows("timings.jsonl"), run.rows(PROBE)
     seconds = mean_seconds(timings)
-    training = sum(spent for phase, spent in seconds.items() if phase != "probe")
     figures: dict[str, Any] = {
         "iterations": len(rows),
         "episodes": len(rows) * config.episodes,
         "first": rows[0],
         "last": rows[-1],
         "seconds": seconds,
-        "tokens_per_second": sum(row["tokens"] for row in timings) / len(timings) / training,
+        "tokens_per_second": sum(row["tokens"] for row in timings) / len(timings) / sum(seconds.values()),
     }
     if probes:
         gold = {"first": probes[0]["gold_mean"], "last": probes[-1]["gold_mean"]}

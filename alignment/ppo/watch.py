@@ -46,10 +46,8 @@ class Watch:
     ) -> None:
         self.opened.close()
 
-    def iteration(
-        self, trainer: PPOTrainer, metrics: Mapping[str, Any], probe: Mapping[str, Any] | None = None
-    ) -> dict[str, str]:
-        """Tell of an iteration that has just ended, and of its probe; returns its alarms in words, by name."""
+    def iteration(self, trainer: PPOTrainer, metrics: Mapping[str, Any]) -> dict[str, str]:
+        """Tell of an iteration that has just ended; returns its alarms in words, by name."""
         self.rows.append(dict(metrics))
         self.run.log(self.rows[-1])
         timing = timings(metrics, trainer.seconds, self.config.episodes)
@@ -65,18 +63,20 @@ class Watch:
         }
         for group, figures in groups.items():
             self.track(trainer.iteration, named(group, figures))
-        if probe:
-            self.probe(trainer, probe)
         gold = {"gold_mean": self.probes[-1]["gold_mean"]} if self.probes else {}
         self.show({**metrics, **gold}, timing)
         return self.ring(trainer.iteration)
 
-    def probe(self, trainer: PPOTrainer, row: Mapping[str, Any]) -> None:
-        """Tell of a probe, and keep its policy if it is the best."""
+    def has_probe(self, iteration: int) -> bool:
+        return any(row["iteration"] == iteration for row in self.probes)
+
+    def probe(self, trainer: PPOTrainer, row: Mapping[str, Any]) -> dict[str, str]:
+        """Tell of a probe, and keep its policy if it is the best; returns the alarms as they are now."""
         self.probes.append(dict(row))
         self.run.log(self.probes[-1], PROBE)
         self.track(row["iteration"], named("probe", row))
         note(in_words(row, keep_best(trainer, self.run, row)))
+        return self.ring(row["iteration"])
 
     def ring(self, iteration: int) -> dict[str, str]:
         """The alarms of the rows so far; each is said and kept once, while it goes on."""
@@ -95,12 +95,9 @@ def rewind(run: RunFolder, iteration: int) -> None:
 
 
 def timings(metrics: Mapping[str, Any], seconds: Mapping[str, float], episodes: int) -> dict[str, Any]:
-    """A row of timings.jsonl: seconds by phase, and tokens of answers that pass through each phase a second.
-
-    The probe is no part of training: it does not count in the tokens a second of all.
-    """
+    """A row of timings.jsonl: seconds by phase, and tokens of answers that pass through each phase a second."""
     tokens = round(metrics["response_length"] * episodes)
-    total = sum(spent for phase, spent in seconds.items() if phase != "probe")
+    total = sum(seconds.values())
     speeds = {phase: tokens / max(spent, 1e-9) for phase, spent in {**seconds, "all": total}.items()}
     return {
         "iteration": metrics["iteration"],
