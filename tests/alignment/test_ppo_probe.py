@@ -14,6 +14,7 @@ from alignment.ppo.alarms import over_optimised
 from alignment.ppo.config import ProbeConfig
 from alignment.ppo.probe import Probe, best_so_far, keep_best
 from alignment.runs import RunFolder
+from tests.alignment.test_ppo_processes import ALIGN, launch
 from tests.alignment.test_ppo_trainer import LikesLetters, make_trainer
 from tests.reward.scoring_service import Service
 
@@ -213,6 +214,25 @@ def test_over_optimisation_halts_a_run_that_is_told_to(config_file, tmp_path):
     assert len(folder.rows()) == probes[-1]["iteration"] < 30
     assert probes[-1]["proxy_mean"] > folder.summary["best"]["proxy_mean"]
     assert folder.summary["best"]["gold_mean"] > probes[-1]["gold_mean"]
+
+
+@pytest.mark.slow
+def test_two_processes_probe_as_one(config_file, tmp_path):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(held_out.read_text() + json.dumps({"prompt": "a seventh"}) + "\n")  # not a share each
+    settings = ("iterations=2", "tuning.method=full", "learning_rate=1e-3")
+    assert ppo(config_file, f"run={tmp_path / 'one'}", *settings) == 0
+    two = ("ppo", "-c", config_file, f"run={tmp_path / 'two'}", *settings, "shard=true")
+    done = launch(2, *ALIGN, *two)
+    assert done.returncode == 0, done.stderr
+    one, two = (RunFolder(tmp_path / name).rows("probe.jsonl") for name in ("one", "two"))
+    assert [row["iteration"] for row in one] == [row["iteration"] for row in two] == [0, 2]
+    for row, other in zip(one, two, strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert (
+        best_so_far(RunFolder(tmp_path / "two"))["iteration"]
+        == best_so_far(RunFolder(tmp_path / "one"))["iteration"]
+    )
 
 
 def test_a_probe_that_cannot_be_is_refused_before_anything_is_loaded(config_file, tmp_path, capsys):
