@@ -30,6 +30,7 @@ class Watch:
         self.run = run
         self.config = config
         self.rows, self.probes = run.rows(), run.rows(PROBE)
+        self.shown: dict[str, Any] = {}  # what the screen has of the newest iteration
         self.ringing: set[str] = set()
         self.opened = ExitStack()
 
@@ -63,8 +64,9 @@ class Watch:
         }
         for group, figures in groups.items():
             self.track(trainer.iteration, named(group, figures))
-        gold = {"gold_mean": self.probes[-1]["gold_mean"]} if self.probes else {}
-        self.show({**metrics, **gold}, timing)
+        self.shown = dict(metrics)
+        self.show_gold()
+        self.show(self.shown, timing)
         return self.ring(trainer.iteration)
 
     def has_probe(self, iteration: int) -> bool:
@@ -75,8 +77,14 @@ class Watch:
         self.probes.append(dict(row))
         self.run.log(self.probes[-1], PROBE)
         self.track(row["iteration"], named("probe", row))
+        self.show_gold()
         note(in_words(row, keep_best(trainer, self.run, row)))
         return self.ring(row["iteration"])
+
+    def show_gold(self) -> None:
+        """The last probe's score beside the newest iteration's metrics, which the screen draws again and again."""
+        if self.probes:
+            self.shown["gold_mean"] = self.probes[-1]["gold_mean"]
 
     def ring(self, iteration: int) -> dict[str, str]:
         """The alarms of the rows so far; each is said and kept once, while it goes on."""

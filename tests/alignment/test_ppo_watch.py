@@ -152,7 +152,7 @@ def test_without_a_terminal_there_are_lines(config_file, tmp_path, capsys):
     assert not any("second" in key for row in folder.rows() for key in row)
 
 
-def test_on_a_terminal_there_is_a_table(config_file, monkeypatch):
+def test_on_a_terminal_there_is_a_table(config_file, tmp_path, monkeypatch):
     for name, value in {"COLUMNS": "80", "LINES": "40", "TERM": "xterm"}.items():
         monkeypatch.setenv(name, value)
     reading, writing = pty.openpty()
@@ -166,7 +166,11 @@ def test_on_a_terminal_there_is_a_table(config_file, monkeypatch):
     reader.start()
     with open(writing, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        code = run(["ppo", "-c", str(config_file)])
+        probe = (
+            "probe.gold=python:tests.reward.scoring_rules:length",
+            "probe.prompts=" + str(tmp_path / "prompts.jsonl"),
+        )
+        code = run(["ppo", "-c", str(config_file), *probe, "tuning.method=full", "learning_rate=1e-2"])
         print("the end", file=terminal, flush=True)
         reader.join()
     os.close(reading)
@@ -174,3 +178,6 @@ def test_on_a_terminal_there_is_a_table(config_file, monkeypatch):
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).rpartition("3/3")[2]
     assert re.search(r"iteration\s+1\s+2\s+3\s", last)
     assert re.search(r"engine gap, mean / max\s+\de-", last)
+    first, final = (row["gold_mean"] for row in RunFolder(tmp_path / "run").rows("probe.jsonl"))
+    assert f"{first:.3g}" != f"{final:.3g}"
+    assert re.search(rf"gold score, last probe\s+{first:.3g}\s+{first:.3g}\s+{final:.3g}\s", last)
