@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from alignment.checkpoints import saved_steps
 from alignment.console import note
 from alignment.errors import AlignmentError
@@ -25,11 +27,16 @@ def one_line(trainer: PPOTrainer, run: RunFolder) -> Iterator[None]:
     except KeyboardInterrupt:
         note(f"PPO: interrupted after iteration {trainer.iteration}; {how_to_continue(run)}")
         raise
-    except (AlignmentError, RewardError, RolloutError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except (AlignmentError, RewardError, RolloutError, OSError, torch.OutOfMemoryError) as error:
         raise AlignmentError(
-            f"after iteration {trainer.iteration}: {reason}; {how_to_continue(run, 'mend the cause, then ')}"
+            f"after iteration {trainer.iteration}: {reason(error)}; {how_to_continue(run, 'mend the cause, then ')}"
         ) from error
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory: lower microbatch"
+    return str(getattr(error, "strerror", None) or error)
 
 
 def how_to_continue(run: RunFolder, first: str = "", options: str = "") -> str:

@@ -9,6 +9,7 @@ import subprocess
 from contextlib import suppress
 
 import pytest
+import torch
 import yaml
 
 from alignment.checkpoints import saved_steps
@@ -282,6 +283,20 @@ def test_ctrl_c_while_the_policy_learns_goes_back_to_the_last_checkpoint(broken,
     assert code == 130
     assert f"PPO: interrupted after iteration {FAILS - 1}; --resume goes on after iteration 3" in printed
     assert broken.saved == [3]  # half an update is none
+    broken.resumes()
+
+
+def test_a_gpu_that_is_too_small(broken, monkeypatch):
+    """What torch raises there; `microbatch` may change on --resume, though then not to the last bit."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            PPOTrainer, "learn", fail(torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate"))
+        )
+        line = broken.fails()
+    assert line == (
+        "error: after iteration 0: out of memory: lower microbatch; "
+        "there is no checkpoint yet: mend the cause, then --resume starts again"
+    )
     broken.resumes()
 
 
