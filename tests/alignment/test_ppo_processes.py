@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from alignment.checkpoints import saved_steps
 from alignment.cli import run as align
@@ -176,8 +177,8 @@ def errors(stderr):
     return [line for line in stderr.splitlines() if line.startswith("error:")]
 
 
-def rows(folder: Path):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def rows(folder: Path, file: str):
+    return [json.loads(line) for line in (folder / file).read_text().splitlines()]
 
 
 def test_an_error_in_one_process_stops_all_with_one_line(config_file, tmp_path):
@@ -201,6 +202,10 @@ def test_a_killed_process_stops_all(config_file, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_resumes_on_another_number_of_processes(config_file, tmp_path):
+    held_out = tmp_path / "held_out.jsonl"  # three prompts do not go round two processes
+    held_out.write_text("".join(json.dumps({"prompt": f"and {i}"}) + "\n" for i in range(3)))
+    probe = {"prompts": str(held_out), "gold": "python:tests.reward.scoring_rules:length", "every": 1}
+    config_file.write_text(config_file.read_text() + yaml.safe_dump({"probe": probe}))
     assert align(["ppo", "-c", str(config_file), f"run={tmp_path / 'one'}"]) == 0
     two = ["ppo", "-c", config_file, f"run={tmp_path / 'two'}", "shard=true", "--json"]
     begun = launch(2, *ALIGN, *two, "iterations=2")
@@ -210,5 +215,10 @@ def test_the_command_resumes_on_another_number_of_processes(config_file, tmp_pat
     assert align([*map(str, two[:4]), "shard=false", "iterations=3", "--resume"]) == 0
     ended = launch(2, *ALIGN, *two, "--resume")
     assert ended.returncode == 0, ended.stderr
-    same(rows(tmp_path / "two"), rows(tmp_path / "one"))
+    for file in ("metrics.jsonl", "probe.jsonl"):
+        same(rows(tmp_path / "two", file), rows(tmp_path / "one", file))
+    for policy in ("model", "best"):
+        one, two = (load_file(tmp_path / name / policy / "model.safetensors") for name in ("one", "two"))
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
     assert saved_steps(tmp_path / "two" / "checkpoints") == [3, 4]
