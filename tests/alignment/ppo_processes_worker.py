@@ -25,6 +25,7 @@ from alignment.ppo.processes import (
     share,
     together,
 )
+from reward.errors import RewardError
 from tests.alignment.test_ppo_trainer import make_trainer
 
 
@@ -52,6 +53,17 @@ def run(case: dict) -> dict:
     }
 
 
+class Unsendable(Exception):
+    """Pickles, but cannot be made again from its message alone."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}, {why}")
+
+
+def fail(error: Exception) -> list:
+    raise error
+
+
 def talk(model: str) -> dict:
     """A round of everything that processes say to each other."""
     rank = dist.get_rank()
@@ -64,6 +76,11 @@ def talk(model: str) -> dict:
     parameters[0].grad = torch.tensor([1.0, rank])
     parameters[1].grad = torch.ones(2) if is_main() else None
     all_reduce_gradients(parameters)
+    failures = []
+    for error in (RewardError("no score"), Unsendable("a lock", "two words")):
+        with pytest.raises(Exception, match=r"no score|a lock") as failure:
+            in_shares(lambda rows, error=error: rows if is_main() else fail(error), uneven)
+        failures.append(f"{failure.type.__name__}: {failure.value}")
     with pytest.raises(AlignmentError) as refusal:
         make_trainer(model, episodes=6, minibatches=2)
     return {
@@ -76,6 +93,7 @@ def talk(model: str) -> dict:
         "figures": all_reduce_figures({"a": 1.0 + rank, "b": 0.5}),
         "largest": all_reduce_max(float(rank)),
         "from_main": from_main({"rank": rank}),
+        "failures": failures,
         "refusal": str(refusal.value),
     }
 

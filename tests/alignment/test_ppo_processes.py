@@ -135,6 +135,7 @@ def test_what_processes_say_to_each_other(found):
         "figures": {"a": 3.0, "b": 1.0},
         "largest": 1.0,
         "from_main": {"rank": 0},
+        "failures": ["RewardError: no score", "RuntimeError: Unsendable: a lock, two words"],
         "refusal": "2 processes cannot share a minibatch of 3 answers (episodes / minibatches) equally: "
         "make it a multiple of 2",
     }
@@ -181,6 +182,7 @@ def rows(folder: Path, file: str):
     return [json.loads(line) for line in (folder / file).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_stops_all_with_one_line(config_file, tmp_path):
     reward = "reward=python:tests.alignment.ppo_processes_worker:fails_on_one"
     done = launch(2, *ALIGN, "ppo", "-c", config_file, f"run={tmp_path / 'run'}", reward, "shard=true")
