@@ -6,8 +6,11 @@ Letters: b = rows, v = vocabulary.
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import pad
 
 from rollout.types import Sampling
+
+BLOCK = 256  # tokens of the vocabulary looked at together
 
 
 def sampling_logprobs(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -39,10 +42,22 @@ def keep_nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
 def draw(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """The tokens at quantiles `uniforms` ([b], float64, in [0, 1)) of the distributions [b, v] -> [b].
 
-    Inverse-CDF sampling: a row's token depends on its own distribution and its own number only, so
-    neither the batch it sits in nor the rows dropped beside it can change it. In float64, because
-    the rounding of a float32 sum over a large vocabulary would lose its tail.
+    Inverse-CDF sampling: a row's token depends on its own distribution and its own number only, so neither the
+    batch it sits in nor the rows dropped beside it can change it. First the block of the vocabulary, then the token
+    in it. Running sums are in float64, because a float32 one over a large vocabulary would lose its tail.
     """
-    cumulative = logprobs.double().exp().cumsum(-1)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=logprobs.shape[-1] - 1)
+    filling = -logprobs.shape[-1] % BLOCK
+    probabilities = logprobs.exp()
+    blocks = (pad(probabilities, (0, filling)) if filling else probabilities).unflatten(-1, (-1, BLOCK))
+    ends = blocks.sum(-1).double().cumsum(-1)
+    target = uniforms[:, None] * ends[:, -1:]
+    block = quantile(ends, target)  # [b, 1]
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(-1)
+    token = quantile(inside, target - (ends.gather(-1, block) - inside[:, -1:]))
+    return (block * BLOCK + token)[:, 0].clamp_(max=logprobs.shape[-1] - 1)
+
+
+def quantile(cumulative: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Where `target` [b, 1] falls in [b, n] running sums: never, by rounding, where nothing was added."""
+    within = target.clamp(min=0).minimum(cumulative[:, -1:] * (1 - 1e-15))
+    return torch.searchsorted(cumulative, within, right=True).clamp_(max=cumulative.shape[-1] - 1)  # of NaN

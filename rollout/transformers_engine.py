@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
+from rollout.attention import attention_for_decoding, decodes_alike
 from rollout.errors import RolloutError
+from rollout.merging import adapters_merged
 from rollout.sampling import draw, sampling_logprobs
 from rollout.types import Completion, Sampling
+
+DROPPED = 8  # rows: taking them out costs a copy of the cache, and every new batch size its own kernels
 
 
 class TransformersEngine:
@@ -37,6 +41,9 @@ class TransformersEngine:
         self.max_batch = max_batch
         self.version = 0
         self.generator = torch.Generator().manual_seed(seed)
+        self.lean: bool | None = (
+            None  # whether the model takes our own attention; found out at the first call
+        )
 
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None
@@ -60,7 +67,7 @@ class TransformersEngine:
         # neighbours of similar length need little padding
         order = sorted(wanted, key=lambda i: len(prompt_ids[i]))
         completions: dict[int, Completion] = {}
-        with evaluating(self.model):
+        with evaluating(self.model), adapters_merged(self.model), self._attention():
             for start in range(0, len(order), self.max_batch):
                 batch = order[start : start + self.max_batch]
                 prompts = [prompt_ids[i] for i in batch]
@@ -81,30 +88,36 @@ class TransformersEngine:
         self.version = state["version"]
         self.generator.set_state(state["generator"])
 
+    def _attention(self) -> AbstractContextManager[None]:
+        if self.lean is None:
+            self.lean = decodes_alike(self.model)
+        return attention_for_decoding(self.model) if self.lean else nullcontext()
+
     @torch.no_grad()
     def _decode(
         self, prompts: list[Sequence[int]], uniforms: torch.Tensor, sampling: Sampling, context: int
     ) -> list[Completion]:
-        """One batch, left-padded. A row leaves the batch, cache and all, when it is finished."""
-        from transformers import DynamicCache
+        """One batch, left-padded. Finished rows leave the batch, cache and all, `DROPPED` or more at a time."""
+        from rollout.cache import growing_cache
 
         device = self.model.device
         lengths = torch.tensor([len(p) for p in prompts], device=device)
         limits = (context - lengths).clamp(max=sampling.max_new_tokens)
-        inputs, mask = pad_left(prompts, self.pad_token_id, device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        inputs, real = pad_left(prompts, self.pad_token_id, device)
+        positions = (real.cumsum(-1) - 1).clamp(min=0)
         stops = torch.tensor(self.stop_token_ids, device=device, dtype=torch.long)
         uniforms = uniforms.to(device)
         tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
         logprobs = torch.zeros(len(prompts), sampling.max_new_tokens, device=device)
         counts, stopped = torch.zeros_like(lengths), torch.zeros_like(lengths, dtype=torch.bool)
         rows = torch.arange(len(prompts), device=device)  # those still in the batch
-        cache = DynamicCache(config=self.model.config)
+        going = torch.ones_like(stopped)  # of `rows`: not finished
+        cache = growing_cache(self.model.config)
 
         for step in range(sampling.max_new_tokens):
             logits = self.model(
                 input_ids=inputs,
-                attention_mask=mask,
+                **({"real": real} if self.lean else {"attention_mask": real.long()}),
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
@@ -115,18 +128,21 @@ class TransformersEngine:
             token = distribution.argmax(-1) if greedy else draw(distribution, uniforms[rows, step])
             tokens[rows, step] = token
             logprobs[rows, step] = distribution.gather(-1, token[:, None])[:, 0]
-            counts[rows] = step + 1
-            stopped[rows] = torch.isin(token, stops)
+            counts[rows] += going
+            stopped[rows] |= going & torch.isin(token, stops)
 
-            going = (~stopped[rows] & (step + 1 < limits[rows])).nonzero()[:, 0]
-            if len(going) == 0:
+            going = ~stopped[rows] & (counts[rows] < limits[rows])
+            left = int(going.sum())
+            if left == 0:
                 break
-            if len(going) < len(rows):
-                rows, token, mask, positions = rows[going], token[going], mask[going], positions[going]
-                cache.batch_select_indices(going)
+            if len(rows) - left >= DROPPED:
+                kept = going.nonzero()[:, 0]
+                rows, token, real, positions = rows[kept], token[kept], real[kept], positions[kept]
+                going = going[kept]
+                cache.batch_select_indices(kept)
             inputs = token[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
-            positions = positions[:, -1:] + 1
+            real = torch.cat([real, real.new_ones(len(rows), 1)], dim=-1)
+            positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # of finished rows: anything legal
 
         if not bool(torch.isfinite(logprobs).all()):
             raise RolloutError(
@@ -143,11 +159,11 @@ class TransformersEngine:
 def pad_left(
     prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both [b, longest]. The mask comes from the lengths, never from the ids."""
+    """Token ids and which are real (bool), both [b, longest]. The mask comes from the lengths, never from the ids."""
     longest = max(len(p) for p in prompts)
     ids = [[pad_token_id] * (longest - len(p)) + list(p) for p in prompts]
-    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    real = [[False] * (longest - len(p)) + [True] * len(p) for p in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
 
 
 @contextmanager

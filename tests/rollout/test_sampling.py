@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout import Sampling
@@ -49,3 +49,23 @@ def test_draw_never_takes_what_was_ruled_out():
     ruled_out = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).log_softmax(-1)
     for u in (0.0, 0.5, 1 - 2**-53):
         assert int(draw(ruled_out, torch.tensor([u], dtype=torch.float64))[0]) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 1500), share=st.floats(0.001, 1), seed=st.integers(0, 1000))
+def test_a_draw_over_a_large_vocabulary_is_the_quantile_and_never_ruled_out(size, share, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(8, size, generator=generator)
+    ruled_out = torch.rand(8, size, generator=generator) > share
+    ruled_out[:, seed % size] = False
+    logprobs = logits.masked_fill(ruled_out, -torch.inf).log_softmax(-1)
+    uniforms = torch.rand(8, generator=generator, dtype=torch.float64)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-53])
+    tokens = draw(logprobs, uniforms)
+    assert torch.isfinite(logprobs.gather(-1, tokens[:, None])).all()
+    quantiles = logprobs.exp().double().cumsum(-1)
+    quantiles /= quantiles[:, -1:].clone()
+    upper = quantiles.gather(-1, tokens[:, None])[:, 0]
+    lower = torch.where(tokens > 0, quantiles.gather(-1, (tokens - 1).clamp(min=0)[:, None])[:, 0], 0.0)
+    assert (lower - 1e-6 <= uniforms).all()
+    assert (uniforms <= upper + 1e-6).all()
