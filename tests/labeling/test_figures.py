@@ -6,7 +6,6 @@ from datetime import date
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score
 
 from labeling.agreement import judges_against_people, people_agreement
 from labeling.figures.pairs import kappas
@@ -126,7 +125,17 @@ def test_the_strength_histogram_is_as_shown():
     assert list(strength_histogram(labels).values()) == [1, 1, 0, 1, 1, 0, 0, 1]
 
 
-def test_kappa_of_every_two_people_is_scikit_learns():
+def test_kappa_of_the_textbook_example():
+    """Twenty times both say A, fifteen times both B, ten and five times they differ: 0.40 (Cohen's worked example)."""
+    counts = {(1.0, 1.0): 20, (1.0, 0.0): 5, (0.0, 1.0): 10, (0.0, 0.0): 15}
+    both = [pair for pair, times in counts.items() for _ in range(times)]
+    rows = [said(i, who, p) for i, pair in enumerate(both) for who, p in zip((1, 2), pair, strict=True)]
+    (pair,) = kappas(table(*rows))
+    assert (pair.items, pair.agreement) == (50, pytest.approx(0.7))
+    assert pair.kappa == pytest.approx(0.4)
+
+
+def test_kappa_of_every_two_people_is_over_what_both_answered():
     rng = np.random.default_rng(0)
     rows, answers = [], {1: {}, 2: {}, 3: {}}
     for comparison in range(60):
@@ -141,8 +150,12 @@ def test_kappa_of_every_two_people_is_scikit_learns():
         one, two = (answers[{name: i for i, name in NAMES.items()}[who]] for who in (first, second))
         both = sorted(one.keys() & two.keys())
         assert pair.items == len(both)
-        expected = cohen_kappa_score([one[i] for i in both], [two[i] for i in both])
-        assert pair.kappa == pytest.approx(expected)
+        by_chance = sum(
+            np.mean([one[i] == value for i in both]) * np.mean([two[i] == value for i in both])
+            for value in range(4)
+        )
+        agreement = np.mean([one[i] == two[i] for i in both])
+        assert pair.kappa == pytest.approx((agreement - by_chance) / (1 - by_chance))
 
 
 def test_kappa_says_nothing_where_both_always_say_the_same():
