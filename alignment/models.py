@@ -22,7 +22,11 @@ class ModelConfig(Section):
     """Which model to start from and how its weights are held."""
 
     path: str = Field(description="a hub id, a model folder, an adapter folder or a run folder")
-    dtype: Dtype = Field("auto", description="auto: bfloat16 on a GPU, float32 on the CPU")
+    dtype: Dtype = Field(
+        "auto",
+        description="auto: bfloat16 on a GPU, float32 on the CPU; PPO with adapters takes bfloat16 also on a CPU that "
+        "computes in it",
+    )
 
 
 def resolve(path: str) -> str:
@@ -64,6 +68,15 @@ def torch_dtype(dtype: Dtype) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
+def frozen_dtype(dtype: Dtype) -> Dtype:
+    """What "auto" means for a base that only computes, under adapters that learn in float32: bfloat16 wherever the
+    processor has instructions for it."""
+    import torch
+
+    able = torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return "bfloat16" if dtype == "auto" and able else dtype
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -70,6 +70,7 @@ def run(model: str, peers: str, steps: int, overrides: Sequence[str]) -> dict[st
     scorer = GoodTokens(task["vocab"], task["clusters"], make_tiny.FIRST, make_tiny.SCALE)
     engine = embedded_engine(models.policy(), tokenizer, seed=config.seed, max_batch=config.episodes)
     trainer = PPOTrainer(config, models, engine, scorer, prompts, tokenizer)
+    trainer.clock = time.process_time
     rows: list[dict[str, Any]] = []
     for _ in range(steps):
         started = time.process_time()

@@ -14,7 +14,7 @@ from alignment.checkpoints import State
 from alignment.ppo.logprobs import chosen_logprobs
 from alignment.ppo.sequences import Sequences
 from alignment.ppo.sharding import gathered, split_like
-from alignment.ppo.trunk import first_trained_layer, lower_states, response_states, splits_exactly, trunk
+from alignment.ppo.trunk import WHOLE, Shortcuts, lower_states, response_states, trunk
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -113,8 +113,7 @@ class AdapterActorCritic(ActorCritic):
         self.model.set_adapter(POLICY)
         adapters = tuple(f".{name}." for name in model.peft_config)
         names = [name for name, _ in model.named_parameters() if any(a in name for a in adapters)]
-        cut = first_trained_layer(names)
-        self.first_layer = cut if cut and splits_exactly(self.language_model, cut) else 0
+        self.shortcuts = Shortcuts.of(self.language_model, names)
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -125,9 +124,9 @@ class AdapterActorCritic(ActorCritic):
         return self.model
 
     def prepare(self, batch: Sequences) -> Sequences:
-        if not self.first_layer:
+        if not self.shortcuts.first_layer:
             return batch
-        return batch.with_states(lower_states(self.language_model, batch.ids, self.first_layer))
+        return batch.with_states(lower_states(self.language_model, batch, self.shortcuts))
 
     def policy_states(self, batch: Sequences) -> Tensor:
         return self._states(POLICY, batch)
@@ -137,15 +136,15 @@ class AdapterActorCritic(ActorCritic):
 
     def _states(self, adapter: str, batch: Sequences) -> Tensor:
         self.model.set_adapter(adapter)
-        return response_states(self.language_model, batch, self.first_layer)
+        return response_states(self.language_model, batch, self.shortcuts)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
         if self.has_reference_adapter:
             self.model.set_adapter(REFERENCE, inference_mode=True)
-            return response_logprobs(self.language_model, batch, temperature, self.first_layer)[0]
+            return response_logprobs(self.language_model, batch, temperature, self.shortcuts)[0]
         with self.model.disable_adapter():
-            return response_logprobs(self.language_model, batch, temperature, self.first_layer)[0]
+            return response_logprobs(self.language_model, batch, temperature, self.shortcuts)[0]
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return [p for _, p in self._adapter(POLICY)]
@@ -181,6 +180,7 @@ class FullActorCritic(ActorCritic):
         self.critic = critic
         self.value_head = value_head
         self.shares_trunk = critic is None
+        self.shortcuts = Shortcuts.of(policy)
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -190,14 +190,14 @@ class FullActorCritic(ActorCritic):
         return self.policy_model
 
     def policy_states(self, batch: Sequences) -> Tensor:
-        return response_states(self.policy_model, batch)
+        return response_states(self.policy_model, batch, self.shortcuts)
 
     def critic_states(self, batch: Sequences) -> Tensor:
-        return response_states(self.critic, batch)
+        return response_states(self.critic, batch, self.shortcuts)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
-        return response_logprobs(self.reference, batch, temperature)[0]
+        return response_logprobs(self.reference, batch, temperature, self.shortcuts)[0]
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return list(self.policy_model.parameters())
@@ -220,13 +220,13 @@ class FullActorCritic(ActorCritic):
 
 
 def response_logprobs(
-    model: PreTrainedModel, batch: Sequences, temperature: float, first_layer: int = 0
+    model: PreTrainedModel, batch: Sequences, temperature: float, shortcuts: Shortcuts = WHOLE
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities (with gradient) and entropies (without) of the response tokens: two (b, r), fp32, nats.
 
     Logits are divided by the sampling temperature, so that these are probabilities of what was really sampled.
     """
-    return logprobs_of(model, response_states(model, batch, first_layer), batch, temperature)
+    return logprobs_of(model, response_states(model, batch, shortcuts), batch, temperature)
 
 
 def logprobs_of(

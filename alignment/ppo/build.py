@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.errors import AlignmentError
-from alignment.models import base_of, is_adapter, load_policy, resolve, torch_dtype
+from alignment.models import base_of, frozen_dtype, is_adapter, load_policy, resolve, torch_dtype
 from alignment.ppo.actor_critic import (
     CRITIC,
     REFERENCE,
@@ -20,6 +20,7 @@ from alignment.ppo.actor_critic import (
     disable_dropout,
 )
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.low_rank import fuse_adapters
 from alignment.ppo.processes import world_size
 from alignment.ppo.sharding import split_layers
 from alignment.tuning.apply import apply_tuning, peft_config
@@ -49,7 +50,9 @@ def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:
     from peft import PeftModel
 
     path = resolve(config.policy.path)
-    start = load_policy(path, config.policy.dtype, four_bit=config.tuning.method == "qlora", trainable=True)
+    four_bit = config.tuning.method == "qlora"
+    dtype = config.policy.dtype if four_bit else frozen_dtype(config.policy.dtype)
+    start = load_policy(path, dtype, four_bit=four_bit, trainable=True)
     if isinstance(start, PeftModel):
         model = start
         model.load_adapter(path, adapter_name=REFERENCE, is_trainable=False)
@@ -63,6 +66,7 @@ def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:
     if config.critic.trunk == "own":
         critic = _critic_adapter(model, head, config)
     disable_dropout(model)
+    fuse_adapters(model)
     return AdapterActorCritic(model, head), f"one base in memory: {reference}; {critic}"
 
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-CHUNK = 1 << 21  # logits held at once by the frozen head, in numbers
+from alignment.ppo.packing import line_length
+
+CHUNK, ROWS = 1 << 18, 128  # the frozen head holds so many logits at once, or those of so many tokens
 
 
 def chosen_logprobs(
@@ -29,10 +32,13 @@ def chosen_logprobs(
     a matrix, keeps its (n, v) logits.
     """
     weight = getattr(head, "weight", None)
-    plain = isinstance(head, nn.Linear) and head.bias is None and type(weight) is nn.Parameter
-    trained = plain and head.weight.requires_grad and torch.is_grad_enabled()
-    if plain and not softcap and not trained:
-        return _FrozenHead.apply(states, head.weight, targets, temperature, entropy_gradient)
+    plain = isinstance(head, nn.Linear) and head.bias is None and not softcap
+    if type(weight) is nn.Parameter and plain and not (weight.requires_grad and torch.is_grad_enabled()):
+        n = len(states)
+        filling = line_length(n, weight.dtype, states.device) - n
+        line, wanted = pad(states, (0, 0, 0, filling)), pad(targets, (0, filling))
+        logprobs, entropy = _FrozenHead.apply(line, weight, wanted, temperature, entropy_gradient)
+        return logprobs[:n], entropy[:n]
     logits = head(states).float()
     if softcap:
         logits = torch.tanh(logits / softcap) * softcap
@@ -52,7 +58,7 @@ class _FrozenHead(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        rows = max(1, CHUNK // len(weight))
+        rows = max(ROWS, CHUNK // len(weight))
         logprobs, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
         wanted = ctx.needs_input_grad[0]
         jacobian = torch.empty_like(states) if wanted else None
@@ -60,16 +66,16 @@ class _FrozenHead(torch.autograd.Function):
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             logits = (states[part].to(weight.dtype) @ weight.T).float().div_(temperature)
-            chosen = logits.gather(-1, targets[part, None]).squeeze(-1)
-            normaliser = logits.logsumexp(-1)
-            logprobs[part] = chosen - normaliser
-            probabilities = torch.softmax(logits, -1)
-            entropy[part] = normaliser - torch.linalg.vecdot(probabilities, logits)
+            everything = torch.log_softmax(logits, -1)
+            probabilities = torch.exp(everything, out=logits)
+            logprobs[part] = everything.gather(-1, targets[part, None]).squeeze(-1)
             if jacobian is not None:
                 mean = probabilities.to(weight.dtype) @ weight
                 jacobian[part] = (weight[targets[part]] - mean).div_(temperature)
+            surprise = everything.mul_(probabilities)
+            entropy[part] = -surprise.sum(-1)
             if of_entropy is not None:
-                surprise = logits.sub_(normaliser[:, None]).add_(entropy[part, None]).mul_(probabilities)
+                surprise.addcmul_(probabilities, entropy[part, None])
                 of_entropy[part] = (surprise.to(weight.dtype) @ weight).div_(-temperature)
         if jacobian is not None:
             ctx.save_for_backward(*(x for x in (jacobian, of_entropy) if x is not None))

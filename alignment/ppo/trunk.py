@@ -1,4 +1,4 @@
-"""The transformer under the heads, and running it in two parts.
+"""The transformer under the heads, and running it for what is asked of it only.
 
 Where adapters sit on the upper layers only, what lies below them is the same function for the policy, the critic and
 the reference at any time: it is run once an iteration, and every later forward starts from its hidden states.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from alignment.ppo.packing import Packing, line_length, packed
 from alignment.ppo.sequences import Sequences
 from alignment.tuning.apply import LAYER
 
@@ -20,27 +23,79 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(frozen=True)
+class Shortcuts:
+    """What need not be computed for this model. Tried on it once, since not every build allows both.
+
+    packed: rows run end to end, without padding; first_layer: layers below this one are run once an iteration.
+    """
+
+    packed: bool = False
+    first_layer: int = 0
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, trained: Iterable[str] = ()) -> Shortcuts:
+        """Those that leave `model`, of whose weights the ones named `trained` are, as it is."""
+        found = cls(packed=same_states(model, cls(), cls(packed=True)))
+        split = cls(found.packed, first_trained_layer(trained))
+        return split if split.first_layer and same_states(model, found, split) else found
+
+
+WHOLE = Shortcuts()
+
+
 def trunk(model: PreTrainedModel) -> Any:
     """The transformer under a head: a causal model's or a classifier's."""
     return getattr(model, model.base_model_prefix)
 
 
-def response_states(model: PreTrainedModel, batch: Sequences, first_layer: int = 0) -> Tensor:
+def response_states(model: PreTrainedModel, batch: Sequences, shortcuts: Shortcuts = WHOLE) -> Tensor:
     """Hidden states (n, d) at the positions that predict the response tokens; nothing else reaches a head.
 
-    If the batch carries the states below `first_layer`, the forward starts there.
+    If the batch carries the states below the first trained layer, the forward starts there.
     """
-    if batch.states is None:
-        states = trunk(model)(input_ids=batch.ids, use_cache=False).last_hidden_state
-    else:
-        with layers_from(trunk(model), first_layer):
-            states = trunk(model)(inputs_embeds=batch.states, use_cache=False).last_hidden_state
-    return states[batch.predicts]
+    first = 0 if batch.states is None else shortcuts.first_layer
+    inputs, name = (batch.ids, "input_ids") if batch.states is None else (batch.states, "inputs_embeds")
+    with layers_from(trunk(model), first):
+        if not shortcuts.packed:
+            return trunk(model)(**{name: inputs}, use_cache=False).last_hidden_state[batch.predicts]
+        packing = Packing.of(batch, model.dtype)
+        wanted = batch.predicts[packing.real].nonzero()[:, 0]
+        with last_mlp_for(trunk(model), wanted):
+            return run_packed(model, packing, **{name: packing.line(inputs)})[0, wanted]
+
+
+def run_packed(model: PreTrainedModel, packing: Packing, **inputs: Tensor) -> Tensor:
+    """Last hidden states (1, size, d)."""
+    with packed(model):
+        found = trunk(model)(**inputs, position_ids=packing.positions, use_cache=False, packing=packing)
+    return found.last_hidden_state
+
+
+@contextmanager
+def last_mlp_for(transformer: Any, wanted: Tensor) -> Iterator[None]:
+    """Inside, the last layer's MLP runs on the `wanted` (n,) tokens of a line only: no other state is read after it."""
+    mlp = getattr(transformer.layers[-1], "mlp", None)
+    if mlp is None:
+        yield
+        return
+    whole = mlp.forward
+
+    def some(line: Tensor) -> Tensor:  # (1, size, d)
+        n = len(wanted)
+        places = pad(wanted, [0, line_length(n, line.dtype, line.device) - n])
+        return torch.zeros_like(line).index_copy(1, wanted, whole(line.index_select(1, places))[:, :n])
+
+    mlp.forward = some
+    try:
+        yield
+    finally:
+        del mlp.forward
 
 
 @torch.no_grad()
-def lower_states(model: PreTrainedModel, ids: Tensor, first_layer: int) -> Tensor:
-    """Hidden states (b, t, d) that enter layer `first_layer`, for right-padded ids (b, t)."""
+def lower_states(model: PreTrainedModel, batch: Sequences, shortcuts: Shortcuts) -> Tensor:
+    """Hidden states (b, t, d) that enter the first trained layer."""
     found: list[Tensor] = []
 
     class Reached(Exception):
@@ -50,19 +105,26 @@ def lower_states(model: PreTrainedModel, ids: Tensor, first_layer: int) -> Tenso
         found.append(inputs[0])
         raise Reached
 
-    hook = trunk(model).layers[first_layer].register_forward_pre_hook(stop)
+    hook = trunk(model).layers[shortcuts.first_layer].register_forward_pre_hook(stop)
+    packing = Packing.of(batch, model.dtype)
     try:
-        trunk(model)(input_ids=ids, use_cache=False)
+        if shortcuts.packed:
+            run_packed(model, packing, input_ids=packing.line(batch.ids))
+        else:
+            trunk(model)(input_ids=batch.ids, use_cache=False)
     except Reached:
         pass
     finally:
         hook.remove()
-    return found[0]
+    return packing.rows(found[0]) if shortcuts.packed else found[0]
 
 
 @contextmanager
 def layers_from(transformer: Any, first_layer: int) -> Iterator[None]:
     """Inside, the transformer consists of its upper layers only."""
+    if first_layer == 0:
+        yield
+        return
     every = transformer.layers
     transformer.layers = every[first_layer:]
     try:
@@ -78,12 +140,18 @@ def first_trained_layer(names: Iterable[str]) -> int:
 
 
 @torch.no_grad()
-def splits_exactly(model: PreTrainedModel, first_layer: int) -> bool:
-    """Whether a forward in two parts gives what one in a piece gives (some models scale their embeddings)."""
-    ids = torch.arange(2, 10, device=model.device).view(2, 4)
-    whole = Sequences(ids, torch.tensor([1, 2]), torch.tensor([3, 2])).to(model.device)
+def same_states(model: PreTrainedModel, one: Shortcuts, other: Shortcuts) -> bool:
+    """Whether forwards by both ways give the same but for rounding (some models scale their embeddings, say)."""
+    ids = torch.arange(2, 14, device=model.device).view(2, 6)
+    batch = Sequences(ids, torch.tensor([1, 2]), torch.tensor([5, 2])).to(model.device)
     try:
-        split = whole.with_states(lower_states(model, ids, first_layer))
-        return torch.equal(response_states(model, whole), response_states(model, split, first_layer))
-    except (AttributeError, TypeError, ValueError):  # a model of another build
+        plain, short = (
+            response_states(model, batch.with_states(lower_states(model, batch, way)), way)
+            if way.first_layer
+            else response_states(model, batch, way)
+            for way in (one, other)
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):  # a model of another build
         return False
+    allowed = 16 * torch.finfo(plain.dtype).eps * plain.abs().max()
+    return bool((plain - short).abs().max() <= allowed)

@@ -77,7 +77,7 @@ def config_file(tiny_model, reward_folder, tmp_path):
     prompts.write_text("".join(json.dumps({"prompt": f"<b>say {i}"}) + "\n" for i in range(10)))
     config = {
         "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "reward": str(reward_folder),
         "prompts": str(prompts),
         "tuning": {"rank": 4},

@@ -35,7 +35,7 @@ def settings(tiny_model, tmp_path_factory):
     )
     config = {
         "run": str(folder / "whole"),
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "reward": RULE,
         "prompts": str(folder / "prompts.jsonl"),
         "tuning": {"rank": 4},

@@ -24,7 +24,7 @@ def config_file(tiny_model, tmp_path):
         "".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10))
     )
     config = {
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "reward": "python:tests.reward.scoring_rules:length",
         "prompts": str(tmp_path / "prompts.jsonl"),
         "tuning": {"rank": 4},

@@ -19,7 +19,7 @@ RESPONSES = [[20, 21, 1], [22, 1], [23, 24, 25, 26]]
 def config_for(model, reward="unused", **changes):
     values = {
         "run": "unused",
-        "policy": {"path": str(model)},
+        "policy": {"path": str(model), "dtype": "float32"},
         "reward": str(reward),
         "prompts": "unused",
         "critic": {"trunk": "own", "init": "zero"},

@@ -118,7 +118,7 @@ def config_file(tiny_model, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     config = {
         "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "reward": LENGTH,
         "prompts": str(tmp_path / "prompts.jsonl"),
         "tuning": {"rank": 4},

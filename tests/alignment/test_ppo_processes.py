@@ -157,7 +157,7 @@ def config_file(tiny_model, reward_folder, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
     config = {
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "reward": str(reward_folder),
         "prompts": str(prompts),
         "tuning": {"method": "full"},

@@ -25,7 +25,7 @@ def config_file(tiny_model, tmp_path):
     prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
     config = {
         "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "prompts": str(prompts),
         "tuning": {"rank": 4},
         "sampling": {"max_new_tokens": 8},
@@ -91,7 +91,7 @@ def test_rising_disagreement_is_an_alarm():
 def test_a_critic_cannot_start_from_a_rule_and_says_so(tiny_model, method):
     values = {
         "run": "unused",
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "reward": RULE,
         "prompts": "unused",
         "tuning": {"method": method},

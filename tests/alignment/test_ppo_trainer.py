@@ -36,7 +36,7 @@ class LikesLetters:
 def make_trainer(model, scorer=None, **changes):
     values = {
         "run": "unused",
-        "policy": {"path": str(model)},
+        "policy": {"path": str(model), "dtype": "float32"},
         "reward": "unused",
         "prompts": "unused",
         "critic": {"init": "zero", "learning_rate": 1e-2},

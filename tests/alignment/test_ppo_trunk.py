@@ -13,7 +13,7 @@ from alignment.ppo.build import build_actor_critic
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.logprobs import chosen_logprobs
 from alignment.ppo.sequences import join
-from alignment.ppo.trunk import first_trained_layer, splits_exactly
+from alignment.ppo.trunk import WHOLE, Shortcuts, first_trained_layer, same_states
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 RESPONSES = [[20, 21, 1], [22, 1], [23, 24, 25, 26]]
@@ -27,7 +27,7 @@ def batch():
 def build(model, critic=None, **tuning):
     config = {
         "run": "unused",
-        "policy": {"path": str(model)},
+        "policy": {"path": str(model), "dtype": "float32"},
         "reward": "unused",
         "prompts": "unused",
         "tuning": {"rank": 4, "alpha": 8} | tuning,
@@ -61,13 +61,12 @@ def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, temperature, see
     total = (full * upstream).sum() + (0.3 * expected_entropy.sum() if bonus else 0.0)
     (expected,) = torch.autograd.grad(total, states)
     head.requires_grad_(False)
-    before, logprobs_module.CHUNK = logprobs_module.CHUNK, chunk
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logprobs_module, "CHUNK", chunk)
+        patch.setattr(logprobs_module, "ROWS", 1)
         ours, entropy = chosen_logprobs(head, states, targets, temperature, entropy_gradient=bonus)
         total = (ours * upstream).sum() + (0.3 * entropy.sum() if bonus else 0.0)
         (gradient,) = torch.autograd.grad(total, states)
-    finally:
-        logprobs_module.CHUNK = before
     assert torch.allclose(ours, full, atol=1e-5)
     assert torch.allclose(entropy, expected_entropy, atol=1e-5)
     assert torch.allclose(gradient, expected, atol=1e-5)
@@ -100,7 +99,7 @@ def test_without_gradients_every_head_is_read_alike():
 @pytest.mark.parametrize("trunk", ["policy", "own"])
 def test_layers_below_the_adapters_are_run_once_and_change_nothing(tiny_model, batch, trunk):
     models, _ = build(tiny_model, {"trunk": trunk, "init": "zero"}, layers=1)
-    assert models.first_layer == 1  # of two
+    assert models.shortcuts == Shortcuts(packed=True, first_layer=1)  # of two
     perturb(models)
     prepared = models.prepare(batch)
     assert prepared.states.shape == (3, 8, 32)
@@ -128,7 +127,7 @@ def test_a_cut_batch_keeps_its_own_states(tiny_model, batch):
 
 def test_adapters_everywhere_leave_nothing_to_run_once(tiny_model, batch):
     models, _ = build(tiny_model)
-    assert models.first_layer == 0
+    assert models.shortcuts == Shortcuts(packed=True)
     assert models.prepare(batch) is batch
 
 
@@ -141,14 +140,15 @@ def test_a_model_that_scales_its_embeddings_is_not_split(tiny_model):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    assert splits_exactly(model, 1)
+    split = Shortcuts(first_layer=1)
+    assert same_states(model, WHOLE, split)
     forward = model.model.forward
 
     def scaling(inputs_embeds=None, **more):  # as some families do inside their forward
         return forward(inputs_embeds=None if inputs_embeds is None else inputs_embeds * 2, **more)
 
     model.model.forward = scaling
-    assert not splits_exactly(model, 1)
+    assert not same_states(model, WHOLE, split)
 
 
 def test_more_layers_than_there_are_is_said(tiny_model):
@@ -177,7 +177,12 @@ def test_a_shared_trunk_learns_from_both_losses_in_one_forward(tiny_model, batch
 
 
 def test_full_tuning_keeps_a_critic_of_its_own_unless_told(tiny_model):
-    base = {"run": "r", "policy": {"path": str(tiny_model)}, "reward": "x", "prompts": "x"}
+    base = {
+        "run": "r",
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
+        "reward": "x",
+        "prompts": "x",
+    }
     assert PPOConfig.model_validate(base | {"tuning": {"method": "full"}}).critic.trunk == "own"
     told = base | {"tuning": {"method": "full"}, "critic": {"trunk": "policy"}}
     assert PPOConfig.model_validate(told).critic.trunk == "policy"

@@ -58,7 +58,7 @@ def config_file(tiny_model, tmp_path):
     prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
     config = {
         "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(tiny_model), "dtype": "float32"},
         "reward": "python:tests.reward.scoring_rules:length",
         "prompts": str(prompts),
         "tuning": {"rank": 4},
