@@ -51,11 +51,12 @@ def run(
 
 def print_figures(title: str, figures: Mapping[str, Figure]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("figure", "value", title=title, title_justify="left")
     for name, value in figures.items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
     Console().print(table)
 
 

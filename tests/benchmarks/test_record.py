@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.record import print_figures
+
 ROOT = Path(__file__).parents[2]
 CODE = """
 from benchmarks.record import run
@@ -25,3 +29,8 @@ def test_a_benchmark_prints_a_table_and_writes_its_record(tmp_path: Path) -> Non
     assert record["machine"]["cores"] >= 1
     assert record["machine"]["memory_gib"] > 0
     assert record["machine"]["torch"]
+
+
+def test_the_table_shows_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_figures("A try", {"facts": "price[low]"})
+    assert "price[low]" in capsys.readouterr().out
