@@ -184,7 +184,7 @@ def learn(folder: Path, work: Work, seed: int) -> dict[str, str]:
 
     config = PPOConfig(
         run=str(folder / f"ppo{seed}"),
-        policy={"path": str(folder / "base")},
+        policy={"path": str(folder / "base"), "dtype": "float32"},  # the same on every processor
         reward=str(folder / f"reward{seed}"),
         prompts=str(folder / f"prompts{seed}.jsonl"),
         sampling={"max_new_tokens": 64, "temperature": TEMPERATURE},
