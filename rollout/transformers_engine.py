@@ -67,7 +67,8 @@ class TransformersEngine:
         # neighbours of similar length need little padding
         order = sorted(wanted, key=lambda i: len(prompt_ids[i]))
         completions: dict[int, Completion] = {}
-        with evaluating(self.model), adapters_merged(self.model), self._attention():
+        model = self.model
+        with evaluating(model), adapters_merged(model), contiguous_head(model), self._attention():
             for start in range(0, len(order), self.max_batch):
                 batch = order[start : start + self.max_batch]
                 prompts = [prompt_ids[i] for i in batch]
@@ -164,6 +165,17 @@ def pad_left(
     ids = [[pad_token_id] * (longest - len(p)) + list(p) for p in prompts]
     real = [[False] * (longest - len(p)) + [True] * len(p) for p in prompts]
     return torch.tensor(ids, device=device), torch.tensor(real, device=device)
+
+
+@contextmanager
+def contiguous_head(model: Any) -> Iterator[None]:
+    """The head's inputs laid out in a line: of a slice, matmul would copy the head's weights for every row."""
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _head, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -196,3 +196,15 @@ def test_broken_weights_are_an_error_not_an_answer(model):
             engine(model).generate(PROMPTS, Sampling(max_new_tokens=2))
     finally:
         weight.data.copy_(kept)
+
+
+def test_the_head_reads_states_that_lie_in_a_line(model):
+    """Of a slice, matmul copied the head's weights for every row: a gigabyte for 64 rows of a 32k vocabulary."""
+    laid_out = []
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda _head, inputs, _out: laid_out.append(inputs[0].is_contiguous())
+    )
+    engine(model).generate(PROMPTS, Sampling(max_new_tokens=3))
+    hook.remove()
+    assert laid_out[-3:] == [True, True, True]
+    assert not model.get_output_embeddings()._forward_pre_hooks
