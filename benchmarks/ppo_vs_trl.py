@@ -31,7 +31,7 @@ PEER = [
     "datasets==5.2.0",
 ]
 # name: (arguments of make_tiny, answers an iteration, epochs, iterations)
-MODELS = {
+MODELS: dict[str, tuple[list[str], int, int, int]] = {
     "4m": ([], 64, 4, 3),
     "32m": (
         ["--hidden", "512", "--layers", "8", "--inter", "1408", "--vocab", "8192", "--steps", "1"],
@@ -41,6 +41,7 @@ MODELS = {
     ),
     "v32k": (["--vocab", "32768", "--steps", "1"], 64, 1, 2),
 }
+ROUNDS = {"4m": 3, "32m": 2, "v32k": 1}  # of all sides in turn
 SAME = ["policy.dtype=float32", "microbatch=8"]
 TOP_LAYERS = {"4m": 2, "32m": 4}  # the upper half
 
@@ -129,7 +130,7 @@ def trl(
 
 
 def measure(quick: bool) -> dict[str, Figure]:
-    peers, rounds = shared_bench(), 1 if quick else 3
+    peers = shared_bench()
     figures: dict[str, Figure] = {}
     with TemporaryDirectory() as folder:
         for name in ["4m"] if quick else list(MODELS):
@@ -137,7 +138,7 @@ def measure(quick: bool) -> dict[str, Figure]:
             model = Path(folder) / name
             make = [sys.executable, str(peers / "make_tiny.py"), "--out", str(model), *shape]
             subprocess.run(make, env=one_thread(), check=True, capture_output=True)
-            figures |= compare(name, model, peers, (work[0], work[1], work[2]), rounds)
+            figures |= compare(name, model, peers, (work[0], work[1], work[2]), 1 if quick else ROUNDS[name])
         if not quick:
             figures |= learning(Path(folder) / "4m", peers)
     return figures
@@ -153,7 +154,7 @@ def compare(
         runs["default"].append(ours(model, peers, work))
         runs["trl_bf16"].append(trl(model, peers, work, bf16=True))
         if name in TOP_LAYERS:
-            runs["topk"].append(ours(model, peers, work, *SAME, f"tuning.layers={TOP_LAYERS[name]}"))
+            runs["topk"].append(ours(model, peers, work, f"tuning.layers={TOP_LAYERS[name]}"))
     cpu = {side: [r["cpu"] for r in found] for side, found in runs.items()}
     best = [min(pair) for pair in zip(cpu["trl"], cpu["trl_bf16"], strict=True)]
     memory = [t["peak_mb"] / o["peak_mb"] for t, o in zip(runs["trl"], runs["same"], strict=True)]
@@ -164,11 +165,14 @@ def compare(
         f"{name}.trl_cpu_s": median(cpu["trl"]),
         f"{name}.trl_bf16_cpu_s": median(cpu["trl_bf16"]),
         f"{name}.ours_cpu_s": median(cpu["same"]),
+        f"{name}.ours_default_cpu_s": median(cpu["default"]),
         f"{name}.trl_peak_mb": median(r["peak_mb"] for r in runs["trl"]),
         f"{name}.ours_peak_mb": median(r["peak_mb"] for r in runs["same"]),
+        f"{name}.ours_default_peak_mb": median(r["peak_mb"] for r in runs["default"]),
     }
     if runs["topk"]:
         figures[f"{name}.topk_speed_ratio"] = ratio(best, cpu["topk"])
+        figures[f"{name}.ours_topk_cpu_s"] = median(cpu["topk"])
     for side in ("trl", "same"):
         for phase in runs[side][0]["phases"]:
             figures[f"{name}.{side}.{phase}_s"] = median(r["phases"][phase] for r in runs[side])
@@ -180,13 +184,22 @@ def ratio(theirs: list[float], our: list[float]) -> float:
 
 
 def learning(model: Path, peers: Path, seeds: int = 3, steps: int = 12) -> dict[str, Figure]:
-    """Mean score of the second half of a learning curve, over seeds: ours against theirs."""
+    """Learning curves, the mean score of each iteration over seeds, and of their second halves: ours against theirs."""
     work = (64, 4, steps)
-    our = [ours(model, peers, work, *SAME, seed=s)["scores"] for s in range(seeds)]
-    theirs = [trl(model, peers, work, seed=s)["scores"] for s in range(seeds)]
-    half = steps // 2
-    means = [sum(sum(c[half:]) / (steps - half) for c in curves) / seeds for curves in (our, theirs)]
-    return {"reward_ours": means[0], "reward_trl": means[1], "reward_not_worse": means[0] >= means[1]}
+    curves = {
+        "ours": [ours(model, peers, work, *SAME, seed=s)["scores"] for s in range(seeds)],
+        "trl": [trl(model, peers, work, seed=s)["scores"] for s in range(seeds)],
+    }
+    means = {
+        side: [sum(column) / seeds for column in zip(*found, strict=True)] for side, found in curves.items()
+    }
+    late = {side: sum(curve[steps // 2 :]) / (steps - steps // 2) for side, curve in means.items()}
+    return {
+        "reward_ours": late["ours"],
+        "reward_trl": late["trl"],
+        "reward_not_worse": late["ours"] >= late["trl"],
+        **{f"curve.{side}": " ".join(f"{score:.2f}" for score in curve) for side, curve in means.items()},
+    }
 
 
 if __name__ == "__main__":
