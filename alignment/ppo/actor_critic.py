@@ -28,6 +28,7 @@ class ActorCritic(nn.Module, ABC):
 
     value_head: nn.Linear
     shares_trunk: bool  # the value head sits on the policy's own trunk: one forward serves both
+    shortcuts: Shortcuts
     entropy_gradient = False  # whether entropies carry one: only an entropy bonus needs it
 
     @abstractmethod
@@ -165,7 +166,7 @@ class AdapterActorCritic(ActorCritic):
 
 class FullActorCritic(ActorCritic):
     """Every weight is trained: the policy, a critic with a trunk of its own or on the policy's (None), and a frozen
-    copy as the reference."""
+    copy as the reference, which may stay in the CPU's memory wherever the others go."""
 
     def __init__(
         self,
@@ -173,10 +174,15 @@ class FullActorCritic(ActorCritic):
         reference: PreTrainedModel,
         critic: PreTrainedModel | None,
         value_head: nn.Linear,
+        reference_on_cpu: bool = False,
     ) -> None:
         super().__init__()
         self.policy_model = policy
-        self.reference = reference.requires_grad_(False)
+        if reference_on_cpu:
+            object.__setattr__(self, "reference", reference)  # no submodule: `to` leaves it where it is
+        else:
+            self.reference = reference
+        self.reference.requires_grad_(False)
         self.critic = critic
         self.value_head = value_head
         self.shares_trunk = critic is None
@@ -197,7 +203,8 @@ class FullActorCritic(ActorCritic):
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
-        return response_logprobs(self.reference, batch, temperature, self.shortcuts)[0]
+        there = batch.to(self.reference.device)
+        return response_logprobs(self.reference, there, temperature, self.shortcuts)[0].to(batch.ids.device)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return list(self.policy_model.parameters())

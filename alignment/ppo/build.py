@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
     torch.manual_seed(config.seed)  # new adapters start alike in every process
     models, line = _full(config) if config.tuning.method == "full" else _adapters(config)
     models.entropy_gradient = config.entropy_coef > 0
+    models.shortcuts = replace(models.shortcuts, checkpointed=config.gradient_checkpointing)
     line = line if config.has_critic else f"{line.rpartition(';')[0]}; no critic"
     if config.shard and world_size() > 1:
         split_layers(models)
@@ -113,7 +115,9 @@ def _full(config: PPOConfig) -> tuple[ActorCritic, str]:
         if model is not None:
             disable_dropout(model)
     policy.requires_grad_(True)
-    return FullActorCritic(policy, reference, critic, head), f"full tuning: a frozen reference copy; {line}"
+    models = FullActorCritic(policy, reference, critic, head, reference_on_cpu=config.reference_on_cpu)
+    place = " on the CPU" if config.reference_on_cpu else ""
+    return models, f"full tuning: a frozen reference copy{place}; {line}"
 
 
 def _full_critic(

@@ -84,6 +84,13 @@ class PPOConfig(Section):
         16, ge=1, description="rows a forward; changes memory and speed, never the result"
     )
 
+    gradient_checkpointing: bool = Field(
+        False,
+        description="layers keep only their inputs and are run again in the backward: less memory, more time",
+    )
+    reference_on_cpu: bool = Field(
+        False, description="full tuning's frozen copy stays in the CPU's memory and is run there"
+    )
     shard: bool = Field(
         False,
         description="split the layers' weights over the processes (FSDP2), where one device cannot hold them",
@@ -91,6 +98,17 @@ class PPOConfig(Section):
 
     learning_rate: float = Field(1e-5, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    old_logprobs: Literal["recompute", "engine"] = Field(
+        "recompute",
+        description="engine: the engine's own, where they prove exact; saves a forward where no critic shares the "
+        "policy's trunk",
+    )
+    importance_cap: float | None = Field(
+        None,
+        gt=0,
+        description="each token's policy loss is weighted by old / engine probability, at most this: for engines "
+        "whose numerics differ from the trainer's",
+    )
     advantages: Literal["gae", "rloo", "grpo", "reinforce++"] = Field(
         "gae", description="gae learns a critic; the others do without one"
     )
@@ -155,6 +173,15 @@ class PPOConfig(Section):
             )
         if self.shard and self.tuning.method == "qlora":
             raise ValueError("4-bit weights cannot be split: set shard=false, or tuning.method=lora")
+        if self.reference_on_cpu and self.tuning.method != "full":
+            raise ValueError(
+                "reference_on_cpu is for tuning.method=full: an adapter's reference is the base itself, no copy"
+            )
+        if self.old_logprobs == "engine" and self.has_critic and self.critic.trunk == "policy":
+            raise ValueError(
+                "old_logprobs=engine saves nothing where the critic shares the policy's trunk, which is run for its "
+                "values: set critic.trunk=own, or leave old_logprobs at recompute"
+            )
         if self.sampling.temperature == 0:
             raise ValueError("PPO needs sampling.temperature above 0: greedy answers carry no exploration")
         if self.probe and self.probe.gold == self.reward:

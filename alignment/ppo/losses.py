@@ -30,6 +30,15 @@ def policy_loss(
     return loss, ratio, (bounded > unclipped).float()
 
 
+def importance_weights(old_logprobs: Tensor, engine_logprobs: Tensor, *, cap: float) -> Tensor:
+    """min(p_old / p_engine, cap) of each token: what an engine of other numerics draws too often counts less.
+
+    Truncated importance sampling (Ionides 2008): the cap bounds the variance for a little bias. The policy loss is
+    proportional to the advantage, so that a weight on one is a weight on the other. Shape kept.
+    """
+    return torch.exp(log_ratio(old_logprobs, engine_logprobs)).clamp(max=cap)
+
+
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
     """Clipped squared error of each token: (loss, clipped). Shape kept.
 

@@ -58,8 +58,8 @@ class Probe:
             rollouts = trainer.generate(self.prompts, sampling)
             gold = trainer.score(self.prompts, rollouts, self.gold).mean(1)
             proxy = trainer.score(self.prompts, rollouts).mean(1)
-            sequences = trainer.prepare(rollouts.sequences)
-            policy, _, reference, _ = trainer.evaluate(sequences)
+            found = trainer.evaluate(rollouts.sequences)
+        sequences, policy, reference = rollouts.sequences, found.logprobs, found.reference
         mask = sequences.response_mask
         return {
             "iteration": trainer.iteration,

@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from alignment.checkpoints import State, random_state, restore_random_state
+from alignment.console import note
 from alignment.errors import AlignmentError
 from alignment.ppo.actor_critic import ActorCritic
 from alignment.ppo.advantages import generalized_advantages, group_relative, leave_one_out, rewards_to_go
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.evaluation import Evaluation, evaluate
 from alignment.ppo.experience import Experience, Rollouts, microbatches
 from alignment.ppo.kl import AdaptiveKL, FixedKL, KLController, kl_estimate
-from alignment.ppo.losses import policy_loss, value_loss
+from alignment.ppo.losses import importance_weights, policy_loss, value_loss
 from alignment.ppo.masked import explained_variance, masked_mean, whiten
 from alignment.ppo.processes import (
     all_reduce_figures,
     all_reduce_gradients,
     all_reduce_max,
-    fill_in,
     in_shares,
     share,
     world_size,
@@ -40,6 +41,8 @@ from rollout.types import RolloutEngine, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+EXACT = 1e-4  # nats: an engine's log-probabilities are the trainer's own but for rounding in float32
 
 
 class PPOTrainer:
@@ -76,6 +79,7 @@ class PPOTrainer:
         )
         self.policy_optimizer = _adam(models.policy_parameters(), config.learning_rate)
         self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
+        self.trusts_engine = config.old_logprobs == "engine"  # unless its log-probabilities prove inexact
         self.iteration = 0
         self.whole = True  # nothing of an iteration that has not ended is in the state: it may be saved
         self.clock = time.perf_counter
@@ -108,7 +112,7 @@ class PPOTrainer:
             self.engine.sync(self.models.policy())
         self.kl.update(seen["kl"], config.episodes)
         self.iteration, self.whole = self.iteration + 1, True
-        return {"iteration": self.iteration, **seen, **learned}
+        return {"iteration": self.iteration, **learned, **seen}
 
     def generate(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> Rollouts:
         """The policy answers, with the run's own sampling unless told otherwise."""
@@ -158,9 +162,10 @@ class PPOTrainer:
         if self.iteration == 0 and not self.models.value_head.weight.any():
             # a critic that knows nothing yet starts at the mean: else lambda < 1 shortens answers by itself
             self.models.value_head.bias.fill_(float(shaped.mean()))
-        sequences = self.prepare(sequences)
+        found = self.evaluate(sequences, policy=self.recomputes)
+        sequences, reference, values = found.sequences, found.reference, found.values
+        old = found.logprobs if self.recomputes else rollouts.engine_logprobs
         mask = sequences.response_mask
-        old, entropy, reference, values = self.evaluate(sequences)
         kl = kl_estimate(old, reference, "k1")
         rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
         if config.whiten_rewards:
@@ -174,33 +179,45 @@ class PPOTrainer:
             "kl_coef": self.kl.coef,
             "response_length": float(sequences.response_lengths.float().mean()),
             "truncated": float(rollouts.truncated.float().mean()),
-            "entropy": float(masked_mean(entropy, mask)),
-            "engine_gap_mean": float(masked_mean((old - rollouts.engine_logprobs).abs(), mask)),
-            "engine_gap_max": float(((old - rollouts.engine_logprobs).abs() * mask).max()),
         }
+        if self.recomputes:
+            gap = (old - rollouts.engine_logprobs).abs()
+            seen["entropy"] = float(masked_mean(found.entropy, mask))
+            seen |= {"engine_gap_mean": float(masked_mean(gap, mask)), "engine_gap_max": float(gap.max())}
+            self.check_engine(seen["engine_gap_max"])
+        if config.importance_cap:
+            weights = importance_weights(old, rollouts.engine_logprobs, cap=config.importance_cap)
+            advantages = advantages * weights
+            seen["importance_mean"] = float(masked_mean(weights, mask))
         if config.has_critic:
             seen["explained_variance"] = float(explained_variance(values, returns, mask))
         return Experience(sequences, old, reference, values, advantages, returns), seen
 
-    def evaluate(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each response token: log-probability and entropy under the policy, log-probability under the reference,
-        the critic's value (zeros without one). Four (b, r), 0 where a row has ended."""
-        mask = sequences.response_mask
-        old, entropy, reference, values = (torch.zeros(mask.shape) for _ in range(4))
-        mine = share(sequences.lengths)
-        for rows in microbatches(sequences, mine, self.config.microbatch):
-            batch = sequences.select(rows).to(self.device)
-            width = batch.response_mask.shape[1]
-            temperature = self.config.sampling.temperature
-            if self.config.has_critic:
-                logprobs, entropies, value = self.models.policy_and_values(batch, temperature)
-                values[rows, :width] = value.cpu()
-            else:
-                logprobs, entropies = self.models.policy_logprobs(batch, temperature)
-            old[rows, :width], entropy[rows, :width] = logprobs.cpu(), entropies.cpu()
-            reference[rows, :width] = self.models.reference_logprobs(batch, temperature).cpu()
-        fill_in(mine, old, entropy, reference, values)
-        return old, entropy, reference, values
+    @property
+    def recomputes(self) -> bool:
+        """Whether old log-probabilities are computed again, as they are until an engine that is to be trusted has
+        been seen to be exact twice: at first, and once the policy that it was given has moved."""
+        return not self.trusts_engine or self.iteration < self.config.critic.warmup + 2
+
+    def check_engine(self, gap: float) -> None:
+        """Trust the engine's log-probabilities no more if they are off by up to `gap` nats and that is too much."""
+        if self.trusts_engine and gap > EXACT:
+            self.trusts_engine = False
+            note(
+                f"PPO: the engine's log-probabilities are off by up to {gap:.1g}: old_logprobs=recompute instead"
+            )
+
+    def evaluate(self, sequences: Sequences, *, policy: bool = True) -> Evaluation:
+        """What the models say of each response token; of the policy only if asked."""
+        config = self.config
+        return evaluate(
+            self.models,
+            sequences,
+            config.sampling.temperature,
+            config.microbatch,
+            policy=policy,
+            critic=config.has_critic,
+        )
 
     def advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and returns (b, r) by the configured estimator; returns mean something to a critic only."""
@@ -217,22 +234,6 @@ class PPOTrainer:
                     rewards, values, mask, gamma=config.gamma, lam=config.lam
                 )
         return whiten(advantages, mask) if config.whiten_advantages else advantages, returns
-
-    def prepare(self, sequences: Sequences) -> Sequences:
-        """The answers with what the frozen lower layers make of them, where there are such layers."""
-        together: Tensor | None = None
-        mine = share(sequences.lengths)
-        for rows in microbatches(sequences, mine, self.config.microbatch):
-            states = self.models.prepare(sequences.select(rows).to(self.device)).states
-            if states is None:
-                return sequences
-            if together is None:
-                together = torch.zeros(*sequences.ids.shape, states.shape[-1], dtype=states.dtype)
-            together[rows, : states.shape[1]] = states.cpu()
-        if together is None:
-            return sequences
-        fill_in(mine, together)
-        return sequences.with_states(together)
 
     def learn(self, experience: Experience) -> dict[str, float]:
         """Epochs of minibatches, reshuffled each epoch; one optimizer step a minibatch."""
@@ -312,6 +313,7 @@ class PPOTrainer:
             "policy_loss": loss,
             "ratio_mean": ratio.detach(),
             "policy_clipped": clipped,
+            "entropy": entropy.detach(),
             "update_kl": kl_estimate(batch.old_logprobs, logprobs.detach(), "k3"),
         }
         return loss
@@ -356,6 +358,7 @@ class PPOTrainer:
             "prompt_position": self.prompts.position,
             "shuffle": self.shuffle.get_state(),
             "engine": self.engine.state_dict(),
+            "trusts_engine": self.trusts_engine,
             "random": random_state(),
         }
 
@@ -368,6 +371,7 @@ class PPOTrainer:
         self.prompts.position = state["prompt_position"]
         self.shuffle.set_state(state["shuffle"])
         self.engine.load_state_dict(state["engine"])
+        self.trusts_engine = state["trusts_engine"]
         restore_random_state(state["random"])
 
     @contextmanager

@@ -6,14 +6,16 @@ the reference at any time: it is run once an iteration, and every later forward 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from alignment.ppo.packing import Packing, line_length, packed
 from alignment.ppo.sequences import Sequences
@@ -25,13 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What need not be computed for this model. Tried on it once, since not every build allows both.
+    """What need not be computed for this model, or not be kept.
 
-    packed: rows run end to end, without padding; first_layer: layers below this one are run once an iteration.
+    packed: rows run end to end, without padding; first_layer: layers below this one are run once an iteration. These
+    are tried on the model once, since not every build allows both. checkpointed: layers keep only what enters them, and
+    the backward runs them again (gradient checkpointing; Chen et al. 2016, arXiv 1604.06174).
     """
 
     packed: bool = False
     first_layer: int = 0
+    checkpointed: bool = False
 
     @classmethod
     def of(cls, model: PreTrainedModel, trained: Iterable[str] = ()) -> Shortcuts:
@@ -42,6 +47,7 @@ class Shortcuts:
 
 
 WHOLE = Shortcuts()
+Surroundings = Callable[[], AbstractContextManager[None]]
 
 
 def trunk(model: PreTrainedModel) -> Any:
@@ -56,12 +62,14 @@ def response_states(model: PreTrainedModel, batch: Sequences, shortcuts: Shortcu
     """
     first = 0 if batch.states is None else shortcuts.first_layer
     inputs, name = (batch.ids, "input_ids") if batch.states is None else (batch.states, "inputs_embeds")
+    entered = partial(checkpointed, trunk(model)) if shortcuts.checkpointed else enter
     with layers_from(trunk(model), first):
         if not shortcuts.packed:
-            return trunk(model)(**{name: inputs}, use_cache=False).last_hidden_state[batch.predicts]
+            with entered(nullcontext):
+                return trunk(model)(**{name: inputs}, use_cache=False).last_hidden_state[batch.predicts]
         packing = Packing.of(batch, model.dtype)
         wanted = batch.predicts[packing.real].nonzero()[:, 0]
-        with last_mlp_for(trunk(model), wanted):
+        with entered(partial(packed_for, model, wanted)):
             return run_packed(model, packing, **{name: packing.line(inputs)})[0, wanted]
 
 
@@ -70,6 +78,40 @@ def run_packed(model: PreTrainedModel, packing: Packing, **inputs: Tensor) -> Te
     with packed(model):
         found = trunk(model)(**inputs, position_ids=packing.positions, use_cache=False, packing=packing)
     return found.last_hidden_state
+
+
+@contextmanager
+def packed_for(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
+    """Inside, the model runs packed rows, and its last MLP the `wanted` (n,) tokens of their line only."""
+    with packed(model), last_mlp_for(trunk(model), wanted):
+        yield
+
+
+def enter(surroundings: Surroundings) -> AbstractContextManager[None]:
+    return surroundings()
+
+
+@contextmanager
+def checkpointed(transformer: Any, surroundings: Surroundings) -> Iterator[None]:
+    """Inside `surroundings`, layers keep only what enters them; the backward runs them again, in the same surroundings.
+
+    Adapters must still be those of the forward by then: the backward comes before any other is switched on.
+    """
+    layers = list(transformer.layers)
+    with surroundings():
+        for layer in layers:
+            layer.forward = partial(
+                checkpoint,
+                layer.forward,
+                use_reentrant=False,
+                preserve_rng_state=False,  # nothing is random in a layer without dropout
+                context_fn=lambda: (nullcontext(), surroundings()),
+            )
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
 
 
 @contextmanager
