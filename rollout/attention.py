@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "decoding"  # what transformers knows the attention below by
+IDLE = {"dropout", "position_ids", "use_cache", "output_router_logits"}  # said to it, and nothing to it
 
 
 def decoding_attention(
@@ -26,17 +27,14 @@ def decoding_attention(
     real: torch.Tensor,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """As transformers calls it: query (b, h, q, e), key and value (b, k, t, e) -> (b, q, h, e).
 
     real: (b, all tokens so far) bool, false where a row is padded on the left. Raises TypeError for attention of
-    another kind (capped scores, sinks).
+    another kind.
     """
-    if softcap is not None or s_aux is not None:
-        raise TypeError("capped scores and attention sinks are not for this attention")
+    refuse_other_kinds(module, attention_mask, sliding_window, others)
     b, h, q, e = query.shape
     k, t = key.shape[1:3]
     mask = real[:, None, None, -t:]  # a sliding layer's cache holds the newest tokens only
@@ -51,6 +49,21 @@ def decoding_attention(
     mask = (mask & seen) | (back == 0)  # a pad sees itself: seeing nothing would be NaN
     out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=h != k)
     return out.transpose(1, 2), None
+
+
+def refuse_other_kinds(
+    module: Any, mask: torch.Tensor | None, window: int | None, others: dict[str, Any]
+) -> None:
+    """Raises TypeError where a layer wants more than causal attention, in a window perhaps: capped scores, sinks,
+    biases, chunks, a mask of its own. Such a wish may show in rows far longer than those a model is tried on."""
+    odd = [name for name, value in others.items() if value is not None and name not in IDLE]
+    config: Any = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None)
+    # counted from the end: where the lower layers are left out, their kinds are too
+    own = "full_attention" if window is None else "sliding_attention"
+    kind = kinds[module.layer_idx - config.num_hidden_layers] if kinds else own
+    if odd or mask is not None or kind != own:
+        raise TypeError(f"not plain attention: {', '.join(odd) or kind}")
 
 
 @contextmanager

@@ -187,6 +187,7 @@ class FullActorCritic(ActorCritic):
         self.value_head = value_head
         self.shares_trunk = critic is None
         self.shortcuts = Shortcuts.of(policy)
+        self.critic_shortcuts = WHOLE if critic is None else Shortcuts.of(critic)  # perhaps of another family
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -199,7 +200,7 @@ class FullActorCritic(ActorCritic):
         return response_states(self.policy_model, batch, self.shortcuts)
 
     def critic_states(self, batch: Sequences) -> Tensor:
-        return response_states(self.critic, batch, self.shortcuts)
+        return response_states(self.critic, batch, self.critic_shortcuts)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:

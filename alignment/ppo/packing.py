@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from alignment.ppo.sequences import Sequences
+from rollout.attention import refuse_other_kinds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,9 +30,9 @@ STEP = 128  # oneDNN keeps a bfloat16 kernel for every shape it meets: counts ar
 class Packing:
     """A microbatch as one line of `size` tokens: its rows end to end, then a filling that nothing reads.
 
-    real: (b, t) bool, the tokens of the rows. For attention a few neighbouring rows at a time are padded to their
-    longest: groups, their (rows, longest); slots: (p,), for every token of these its place in the line, for padding
-    any place; places: (n,), for every token of the line its slot.
+    real: (b, t) bool, the tokens of the rows in the batch, which may be wider than they are. For attention a few
+    neighbouring rows at a time are padded to their longest: groups, their (rows, longest); slots: (p,), for every
+    token of these its place in the line, for padding any place; places: (n,), for every token of the line its slot.
     """
 
     real: Tensor
@@ -47,7 +48,7 @@ class Packing:
         groups = tuple((len(some), int(some.max())) for some in lengths.split(few))
         starts = lengths.cumsum(0) - lengths
         widths = torch.cat([lengths.new_full((rows,), longest) for rows, longest in groups])
-        columns = torch.arange(int(widths.max()), device=device)
+        columns = torch.arange(batch.ids.shape[1], device=device)
         slot = columns < widths[:, None]  # (b, t)
         real = columns < lengths[:, None]
         slots = (starts[:, None] + columns.minimum(lengths[:, None] - 1))[slot]
@@ -118,17 +119,14 @@ def packed_attention(
     packing: Packing,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each row, as transformers calls it: (1, h, size, e) -> (1, size, h, e).
 
     On a CPU it is in float32 whatever the model is in: the bfloat16 backward there takes two to three times as long.
-    Raises TypeError for attention of another kind (capped scores, sinks).
+    Raises TypeError for attention of another kind.
     """
-    if softcap is not None or s_aux is not None:
-        raise TypeError("capped scores and attention sinks are not for this attention")
+    refuse_other_kinds(module, attention_mask, sliding_window, others)
     wide = torch.float32 if query.device.type == "cpu" else query.dtype
     sizes = [rows * longest for rows, longest in packing.groups]
     slots = (Spread.apply(x[0].transpose(0, 1), packing).to(wide).split(sizes) for x in (query, key, value))

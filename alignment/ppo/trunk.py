@@ -167,12 +167,19 @@ def layers_from(transformer: Any, first_layer: int) -> Iterator[None]:
     if first_layer == 0:
         yield
         return
-    every = transformer.layers
-    transformer.layers = every[first_layer:]
+    config, every = transformer.config, transformer.layers
+    kinds = getattr(
+        config, "layer_types", None
+    )  # by which some models choose a layer's mask and its rotation
     try:
+        transformer.layers = every[first_layer:]
+        if kinds:
+            config.layer_types = kinds[first_layer:]
         yield
     finally:
         transformer.layers = every
+        if kinds:
+            config.layer_types = kinds
 
 
 def first_trained_layer(names: Iterable[str]) -> int:
@@ -193,7 +200,7 @@ def same_states(model: PreTrainedModel, one: Shortcuts, other: Shortcuts) -> boo
             else response_states(model, batch, way)
             for way in (one, other)
         )
-    except (AttributeError, KeyError, TypeError, ValueError):  # a model of another build
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):  # a model of another build
         return False
     allowed = 16 * torch.finfo(plain.dtype).eps * plain.abs().max()
     return bool((plain - short).abs().max() <= allowed)
