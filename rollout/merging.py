@@ -17,17 +17,18 @@ def adapters_merged(model: nn.Module) -> Iterator[None]:
     Layers of another kind (4-bit, sharded, DoRA) run their adapters as always. A second copy of the adapted weights
     is in memory meanwhile.
     """
-    before: list[tuple[Any, torch.Tensor]] = []
+    before: list[tuple[Any, nn.Parameter]] = []
     try:
         layers: list[Any] = [layer for layer in model.modules() if mergeable(layer)]
         for layer in layers:
-            before.append((layer, layer.base_layer.weight.data))
-            layer.base_layer.weight.data = merged_weight(layer)
+            before.append((layer, layer.base_layer.weight))
+            # a parameter of its own: the old one may be tied to another layer, the embeddings say
+            layer.base_layer.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
             layer.merged_adapters = list(layer.active_adapters)
         yield
     finally:
         for layer, weight in before:
-            layer.base_layer.weight.data = weight
+            layer.base_layer.weight = weight
             layer.merged_adapters = []
 
 
