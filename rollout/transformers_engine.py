@@ -78,7 +78,8 @@ class TransformersEngine:
 
     def sync(self, policy: Any) -> int:
         """From now on sample from `policy`, the object itself: nothing is copied."""
-        self.model = policy
+        if policy is not self.model:
+            self.model, self.lean = policy, None
         self.version += 1
         return self.version
 
