@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +188,7 @@ class FullActorCritic(ActorCritic):
         self.value_head = value_head
         self.shares_trunk = critic is None
         self.shortcuts = Shortcuts.of(policy)
-        self.critic_shortcuts = WHOLE if critic is None else Shortcuts.of(critic)  # perhaps of another family
+        self.critic_packs = critic is None or Shortcuts.of(critic).packed  # perhaps it is of another family
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -200,7 +201,8 @@ class FullActorCritic(ActorCritic):
         return response_states(self.policy_model, batch, self.shortcuts)
 
     def critic_states(self, batch: Sequences) -> Tensor:
-        return response_states(self.critic, batch, self.critic_shortcuts)
+        packed = self.shortcuts.packed and self.critic_packs
+        return response_states(self.critic, batch, replace(self.shortcuts, packed=packed))
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:

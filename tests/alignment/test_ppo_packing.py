@@ -1,5 +1,7 @@
 """Rows run end to end, layers run once: the same numbers and gradients as one forward a row, whatever the model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -110,7 +112,9 @@ def test_upper_layers_keep_their_own_kind(family):
     shortcuts = Shortcuts.of(model, ["model.layers.1.mlp", "model.layers.2.mlp"])
     assert shortcuts.first_layer == 1
     kinds = getattr(model.config, "layer_types", None)
-    assert_same(outcome(model, batch_of(), shortcuts), one_by_one(model, PROMPTS, RESPONSES))
+    for checkpointed in (False, True):
+        way = replace(shortcuts, checkpointed=checkpointed)
+        assert_same(outcome(model, batch_of(), way), one_by_one(model, PROMPTS, RESPONSES))
     assert getattr(model.config, "layer_types", None) == kinds
     assert len(model.model.layers) == 3
 
@@ -307,6 +311,19 @@ def test_a_critic_of_another_family_goes_its_own_way():
         states = response_states(critic, batch)
     torch.testing.assert_close(values, values_of(models.value_head, states, batch))
     assert models.shortcuts.packed
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_critic_of_its_own_is_checkpointed_too(family):
+    models = FullActorCritic(
+        random_model("llama"), random_model("llama"), random_model(family), nn.Linear(32, 1)
+    )
+    passes = []
+    trunk(models.critic).layers[0].self_attn.register_forward_pre_hook(lambda *_: passes.append(1))
+    for checkpointed in (False, True):
+        models.shortcuts = replace(models.shortcuts, checkpointed=checkpointed)
+        models.values(batch_of()).sum().backward()
+    assert len(passes) == 1 + 2  # forward; forward and again in the backward
 
 
 def test_rows_here_are_longer_than_the_window():
