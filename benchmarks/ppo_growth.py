@@ -1,6 +1,8 @@
 """How PPO grows: time a token from short answers to long and from few rows to many, and memory over many iterations.
 
-A small random model without a stop token, so that every answer has the length asked for. CPU seconds of the process.
+Random models without a stop token, so that every answer has the length asked for. CPU seconds of the process. The
+cost of a token is measured at a width that real models have: attention's share, which grows with the length whatever
+one does, is as large as the rest where the width is a few hundred.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 from benchmarks.record import Figure, run
 
 LENGTHS, ROWS = (64, 256, 1024), (32, 128, 512)
+WIDE = {"hidden_size": 768, "layers": 2, "heads": 12, "kv_heads": 4, "intermediate_size": 2048}
 
 
 class Constant:
@@ -87,13 +90,15 @@ def measure(quick: bool) -> dict[str, Figure]:
     lengths, rows = (LENGTHS[:2], ROWS[:2]) if quick else (LENGTHS, ROWS)
     figures: dict[str, Figure] = {}
     with TemporaryDirectory() as name:
-        folder = Path(name) / "model"
-        new_model(ScratchConfig(max_length=2048), ["a few words to make a tokenizer from"] * 8, folder)
+        small, wide = Path(name) / "small", Path(name) / "wide"
+        words = ["a few words to make a tokenizer from"] * 8
+        new_model(ScratchConfig(), words, small)
+        new_model(ScratchConfig(max_length=2048, **WIDE), words, wide)
         for length in lengths:
-            figures[f"us_a_token.length_{length}"] = 1e6 * seconds_a_token(folder, 32, length, 2)
+            figures[f"us_a_token.length_{length}"] = 1e6 * seconds_a_token(wide, 32, length, 2)
         for episodes in rows:
-            figures[f"us_a_token.rows_{episodes}"] = 1e6 * seconds_a_token(folder, episodes, 64, 2)
-        figures["memory_growth"] = memory_growth(folder, 50 if quick else 500)
+            figures[f"us_a_token.rows_{episodes}"] = 1e6 * seconds_a_token(small, episodes, 64, 2)
+        figures["memory_growth"] = memory_growth(small, 50 if quick else 500)
     for kind, sizes in (("length", lengths), ("rows", rows)):
         costs = [float(figures[f"us_a_token.{kind}_{size}"] or 0) for size in sizes]
         figures[f"{kind}_ratio"] = costs[-1] / costs[0]
