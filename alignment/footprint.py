@@ -39,11 +39,14 @@ class Footprint:
         }
 
 
-def footprint(path: str, dtype: Dtype, tuning: TuningConfig, *, rows: int, tokens: int) -> Footprint:
+def footprint(
+    path: str, dtype: Dtype, tuning: TuningConfig, *, rows: int, tokens: int, checkpointed: bool = False
+) -> Footprint:
     """For a microbatch of `rows` sequences of `tokens` tokens. Raises AlignmentError if there is no such model.
 
     Activations: 34 d + 5 heads t bytes a token and layer at 16 bits (Korthikanti et al. 2022, without
-    the attention matrix, which SDPA does not keep), plus three float32 copies of the logits.
+    the attention matrix, which SDPA does not keep), plus three float32 copies of the logits. If layers are
+    `checkpointed`, those of one layer and what enters the others.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -62,9 +65,8 @@ def footprint(path: str, dtype: Dtype, tuning: TuningConfig, *, rows: int, token
     tuned = apply_tuning(model, tuning, "CAUSAL_LM")
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     text = config.get_text_config()
-    activations = (
-        rows * tokens * (text.num_hidden_layers * 17 * bytes_each * text.hidden_size + 12 * text.vocab_size)
-    )
+    layers = text.num_hidden_layers + 17 if checkpointed else 17 * text.num_hidden_layers
+    activations = rows * tokens * (layers * bytes_each * text.hidden_size + 12 * text.vocab_size)
     return Footprint(parameters, trainable, weights, 12 * trainable, activations)
 
 

@@ -25,6 +25,7 @@ def plan(config: PPOConfig) -> dict[str, Any]:
         config.tuning,
         rows=config.microbatch,
         tokens=PROMPT_TOKENS + config.sampling.max_new_tokens,
+        checkpointed=config.gradient_checkpointing,
     )
     copies = 3 if config.tuning.method == "full" else 1
     return {

@@ -27,3 +27,14 @@ def test_four_bits_are_smaller(tiny_model):
     )
     assert packed.weight_bytes < whole.weight_bytes
     assert packed.trainable == whole.trainable
+
+
+def test_checkpointed_layers_keep_what_enters_them(tiny_model):
+    whole, less = (
+        footprint(
+            str(tiny_model), "float32", TuningConfig(), rows=2, tokens=10, checkpointed=on
+        ).activation_bytes
+        for on in (False, True)
+    )
+    # two layers of 32 numbers of 4 bytes: 2 * 17 of them a token, or 2 and the 17 of the layer that is run again
+    assert whole - less == 2 * 10 * (34 - 19) * 4 * 32

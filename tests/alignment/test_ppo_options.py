@@ -10,6 +10,8 @@ from alignment.checkpoints import load_checkpoint, save_checkpoint
 from alignment.ppo.losses import importance_weights, policy_loss
 from alignment.ppo.trunk import trunk
 from rollout.transformers_engine import TransformersEngine
+from tests.alignment import ppo_processes_worker as worker
+from tests.alignment.test_ppo_processes import KINDS, SMALL, launch, same
 from tests.alignment.test_ppo_trainer import gradients, make_trainer, some_experience
 
 LORA = {"rank": 4, "alpha": 8}
@@ -38,6 +40,7 @@ def passes():
         {"tuning": LORA},
         {"tuning": LORA | {"layers": 1}},
         {"tuning": LORA, "critic": {"trunk": "own", "init": "zero"}},
+        {"tuning": LORA | {"method": "qlora"}},
         {"tuning": {"method": "full"}},
     ],
 )
@@ -244,3 +247,35 @@ def test_without_a_critic_the_engine_may_be_asked(tiny_model):
     rows = [trainer.step() for _ in range(3)]
     assert ["engine_gap_max" in row for row in rows] == [True, True, False]
     assert all("entropy" in row for row in rows)
+
+
+@pytest.mark.slow
+def test_two_processes_with_options_give_what_one_gives(tiny_model, tmp_path):
+    options = {
+        "upper_layers": {"gradient_checkpointing": True, "shard": True, "importance_cap": 2.0},
+        "full": {
+            "gradient_checkpointing": True,
+            "shard": True,
+            "reference_on_cpu": True,
+            "old_logprobs": "engine",
+        },
+    }
+    cases = {
+        kind: {
+            "model": str(tiny_model),
+            "changes": SMALL | KINDS[kind] | more,
+            "iterations": 3,
+            "save": str(tmp_path / kind),
+        }
+        for kind, more in options.items()
+    }
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    alone = {kind: worker.run(case)["rows"] for kind, case in cases.items()}
+    done = launch(2, "-m", "tests.alignment.ppo_processes_worker", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        results = json.loads((tmp_path / f"process-{rank}.json").read_text())["results"]
+        for kind, rows in alone.items():
+            assert results[kind]["split"] > 0
+            same(results[kind]["rows"], rows)
+    assert "engine_gap_max" not in alone["full"][-1]
