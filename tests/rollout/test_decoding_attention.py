@@ -9,7 +9,7 @@ from rollout import Sampling, TransformersEngine
 from rollout.attention import attention_for_decoding, decodes_alike, decoding_attention
 from tests.families import WINDOW, random_model
 
-STOPS = [1, 7, 19]
+STOPS = [1, 7, 19, 23, 31, 40]
 LONG = [3, 4] * 30  # of a context of 64
 # more than the eight rows that leave at once, of many lengths; one runs into the context's end
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], LONG, [15, 16], [17], [20, 21], [22, 23, 24, 25]]
@@ -49,11 +49,11 @@ def test_greedy_answers_are_those_of_generate(family, lean):
     model = random_model(family)
     before = model.config._attn_implementation
     engine = TransformersEngine(model, STOPS, 0)
-    answers = engine.generate(PROMPTS, Sampling(max_new_tokens=20, temperature=0))
+    answers = engine.generate(PROMPTS * 3, Sampling(max_new_tokens=20, temperature=0))
     assert engine.lean is lean
     assert model.config._attn_implementation == before
-    for prompt, answer in zip(PROMPTS, answers, strict=True):
-        tokens, logits = by_generate(model, prompt, 20)
+    alone = [by_generate(model, prompt, 20) for prompt in PROMPTS]
+    for (tokens, logits), answer in zip(alone * 3, answers, strict=True):
         assert list(answer.token_ids) == tokens.tolist()
         expected = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(answer.logprobs), expected, atol=1e-5, rtol=1e-5)
