@@ -168,9 +168,7 @@ def layers_from(transformer: Any, first_layer: int) -> Iterator[None]:
         yield
         return
     config, every = transformer.config, transformer.layers
-    kinds = getattr(
-        config, "layer_types", None
-    )  # by which some models choose a layer's mask and its rotation
+    kinds = getattr(config, "layer_types", None)  # some models choose a layer's mask and rotation by these
     try:
         transformer.layers = every[first_layer:]
         if kinds:
