@@ -111,6 +111,11 @@ class Server(uvicorn.Server):
             self.ready()
 
 
+def print_at_once(words: str) -> None:
+    """Also where output goes to a file or a pipe, which would else keep it to itself until the server ends."""
+    print(words, flush=True)  # noqa: T201  what a server says goes to its output
+
+
 def serve(
     store_url: str,
     *,
@@ -118,7 +123,7 @@ def serve(
     port: int = 7860,
     policy: Policy | None = None,
     open_browser: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_at_once,
 ) -> None:
     """Serve the app over the store at `store_url` until it is stopped.
 
