@@ -147,14 +147,20 @@ def measure(quick: bool) -> dict[str, Figure]:
 def compare(
     name: str, model: Path, peers: Path, work: tuple[int, int, int], rounds: int
 ) -> dict[str, Figure]:
-    runs: dict[str, list[dict[str, Any]]] = {"trl": [], "trl_bf16": [], "same": [], "default": [], "topk": []}
-    for _ in range(rounds):
-        runs["same"].append(ours(model, peers, work, *SAME))
-        runs["trl"].append(trl(model, peers, work))
-        runs["default"].append(ours(model, peers, work))
-        runs["trl_bf16"].append(trl(model, peers, work, bf16=True))
-        if name in TOP_LAYERS:
-            runs["topk"].append(ours(model, peers, work, f"tuning.layers={TOP_LAYERS[name]}"))
+    sides = {
+        "same": lambda: ours(model, peers, work, *SAME),
+        "trl": lambda: trl(model, peers, work),
+        "default": lambda: ours(model, peers, work),
+        "trl_bf16": lambda: trl(model, peers, work, bf16=True),
+    }
+    if name in TOP_LAYERS:
+        sides["topk"] = lambda: ours(model, peers, work, f"tuning.layers={TOP_LAYERS[name]}")
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for turn in range(1, rounds + 1):
+        for side, run_side in sides.items():
+            runs[side].append(run_side())
+            told = f"{name}, round {turn} of {rounds}, {side}: {runs[side][-1]['cpu']:.2f} CPU s an iteration"
+            print(told, file=sys.stderr, flush=True)
     cpu = {side: [r["cpu"] for r in found] for side, found in runs.items()}
     best = [min(pair) for pair in zip(cpu["trl"], cpu["trl_bf16"], strict=True)]
     memory = [t["peak_mb"] / o["peak_mb"] for t, o in zip(runs["trl"], runs["same"], strict=True)]
@@ -170,7 +176,7 @@ def compare(
         f"{name}.ours_peak_mb": median(r["peak_mb"] for r in runs["same"]),
         f"{name}.ours_default_peak_mb": median(r["peak_mb"] for r in runs["default"]),
     }
-    if runs["topk"]:
+    if "topk" in runs:
         figures[f"{name}.topk_speed_ratio"] = ratio(best, cpu["topk"])
         figures[f"{name}.ours_topk_cpu_s"] = median(cpu["topk"])
     for side in ("trl", "same"):
