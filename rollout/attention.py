@@ -6,8 +6,8 @@ a decoding step on a CPU. Letters: b = rows, h = heads, k = key heads, t = cache
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -67,17 +67,22 @@ def refuse_other_kinds(
 
 
 @contextmanager
-def attention_for_decoding(model: Any) -> Iterator[None]:
-    """Inside, the model's attention is `decoding_attention` and wants `real` in place of a mask."""
+def attention_as(model: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside, the model's attention is `function`, which transformers knows by `name`."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, decoding_attention)
+    AttentionInterface.register(name, function)
     before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
+    model.config._attn_implementation = name
     try:
         yield
     finally:
         model.config._attn_implementation = before
+
+
+def attention_for_decoding(model: Any) -> AbstractContextManager[None]:
+    """Inside, the model's attention is `decoding_attention` and wants `real` in place of a mask."""
+    return attention_as(model, NAME, decoding_attention)
 
 
 @torch.no_grad()

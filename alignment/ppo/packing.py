@@ -6,8 +6,7 @@ b = rows, t = longest row, n = real tokens, h = heads, e = size of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from alignment.ppo.sequences import Sequences
-from rollout.attention import refuse_other_kinds
+from rollout.attention import attention_as, refuse_other_kinds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -156,15 +155,6 @@ def window_mask(longest: int, window: int | None, device: torch.device) -> Tenso
     return (back >= 0) & (back < window)
 
 
-@contextmanager
-def packed(model: PreTrainedModel) -> Iterator[None]:
+def packed(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Inside, the model's attention is `packed_attention` and wants a `packing`."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, packed_attention)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
+    return attention_as(model, NAME, packed_attention)

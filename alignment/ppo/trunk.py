@@ -74,9 +74,8 @@ def response_states(model: PreTrainedModel, batch: Sequences, shortcuts: Shortcu
 
 
 def run_packed(model: PreTrainedModel, packing: Packing, **inputs: Tensor) -> Tensor:
-    """Last hidden states (1, size, d)."""
-    with packed(model):
-        found = trunk(model)(**inputs, position_ids=packing.positions, use_cache=False, packing=packing)
+    """Last hidden states (1, size, d), inside `packed`."""
+    found = trunk(model)(**inputs, position_ids=packing.positions, use_cache=False, packing=packing)
     return found.last_hidden_state
 
 
@@ -151,7 +150,8 @@ def lower_states(model: PreTrainedModel, batch: Sequences, shortcuts: Shortcuts)
     packing = Packing.of(batch, model.dtype)
     try:
         if shortcuts.packed:
-            run_packed(model, packing, input_ids=packing.line(batch.ids))
+            with packed(model):
+                run_packed(model, packing, input_ids=packing.line(batch.ids))
         else:
             trunk(model)(input_ids=batch.ids, use_cache=False)
     except Reached:
