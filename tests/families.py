@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 WINDOW = 5  # tokens that a sliding layer sees, itself included
@@ -47,3 +48,22 @@ def random_model(family: str, **changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **SHAPE | FAMILIES[family] | changes)
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def adapted(
+    model: PreTrainedModel | None = None, names: tuple[str, ...] = ("default",), **settings: Any
+) -> PeftModel:
+    """`model`, a small Llama if none is given, with LoRA adapters of these names that are not zero."""
+    values = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | settings
+    torch.manual_seed(2)
+    first, *others = names
+    tuned = get_peft_model(
+        model or random_model("llama"), LoraConfig(task_type="CAUSAL_LM", **values), adapter_name=first
+    )
+    for name in others:
+        tuned.add_adapter(name, LoraConfig(task_type="CAUSAL_LM", **values))
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+    return tuned.eval()

@@ -1,10 +1,7 @@
 """Alarms: each rings for its own reason only, and a run halts or goes back as told."""
 
-import json
-
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from alignment.checkpoints import load_checkpoint, saved_steps
@@ -12,6 +9,7 @@ from alignment.cli import run
 from alignment.ppo.alarms import AlarmConfig, alarms
 from alignment.ppo.report import write_ppo_report
 from alignment.runs import RunFolder
+from tests.alignment.ppo_config import write_ppo_config
 
 FINE = {
     "kl": 2.0,
@@ -73,28 +71,18 @@ def test_a_critic_needs_five_bad_iterations():
 
 @pytest.fixture
 def config_file(tiny_model, reward_folder, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"<b>say {i}"}) + "\n" for i in range(10)))
-    config = {
-        "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": str(reward_folder),
-        "prompts": str(prompts),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": 6,
-        "episodes": 8,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-2,
-        "save_every": 1,
-        "sample_every": 2,
+    return write_ppo_config(
+        tmp_path,
+        tiny_model,
+        words="<b>say",
+        reward=str(reward_folder),
+        iterations=6,
+        learning_rate=1e-2,
+        save_every=1,
+        sample_every=2,
         # nearly every answer of a random model runs into the limit
-        "alarms": {"truncated": 1.0, "kl": 1e-3, "entropy": 0.0},
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+        alarms={"truncated": 1.0, "kl": 1e-3, "entropy": 0.0},
+    )
 
 
 def test_warn_goes_on_and_the_report_shows_it(config_file, tmp_path, capsys):

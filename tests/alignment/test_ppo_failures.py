@@ -1,6 +1,5 @@
 """Whatever stops `align ppo`: one line says where, why and how to go on, and a resumed run ends as an unbroken one."""
 
-import json
 import math
 import os
 import resource
@@ -10,7 +9,6 @@ from contextlib import suppress
 
 import pytest
 import torch
-import yaml
 
 from alignment.checkpoints import saved_steps
 from alignment.cli import run
@@ -18,6 +16,7 @@ from alignment.ppo.trainer import PPOTrainer
 from alignment.runs import RunFolder
 from rollout.errors import RolloutError
 from rollout.transformers_engine import TransformersEngine
+from tests.alignment.ppo_config import write_ppo_config
 from tests.reward import unruly
 from tests.reward.scoring_service import Service
 
@@ -30,27 +29,17 @@ PAGE = 4096
 def settings(tiny_model, tmp_path_factory):
     """The config file, and what an unbroken run of it writes."""
     folder = tmp_path_factory.mktemp("failures")
-    (folder / "prompts.jsonl").write_text(
-        "".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10))
+    path = write_ppo_config(
+        folder,
+        tiny_model,
+        run=str(folder / "whole"),
+        reward=RULE,
+        iterations=ITERATIONS,
+        learning_rate=1e-3,
+        save_every=3,
+        sample_every=1,
+        alarms={"truncated": 1.0},
     )
-    config = {
-        "run": str(folder / "whole"),
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": RULE,
-        "prompts": str(folder / "prompts.jsonl"),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": ITERATIONS,
-        "episodes": 8,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-3,
-        "save_every": 3,
-        "sample_every": 1,
-        "alarms": {"truncated": 1.0},
-    }
-    path = folder / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
     assert run(["ppo", "-c", str(path)]) == 0
     return path, what_is_kept(folder / "whole")
 

@@ -1,6 +1,5 @@
 """`align ppo` killed with -9 at twenty moments of its thirty iterations, and resumed after each."""
 
-import json
 import os
 import random
 import signal
@@ -9,9 +8,9 @@ import sys
 import time
 
 import pytest
-import yaml
 
 from tests.alignment.cli_process import fork_server, start
+from tests.alignment.ppo_config import write_ppo_config
 
 ALIGN = [sys.executable, "-c", "from alignment.cli import main; main()"]
 ITERATIONS, KILLS = 30, 20
@@ -20,27 +19,15 @@ MOMENTS = ("starting", "working", "working", "writing a checkpoint")
 
 @pytest.fixture
 def config_file(tiny_model, tmp_path):
-    (tmp_path / "prompts.jsonl").write_text(
-        "".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10))
+    return write_ppo_config(
+        tmp_path,
+        tiny_model,
+        kl={"target": 1.0},
+        iterations=ITERATIONS,
+        learning_rate=1e-3,
+        save_every=1,
+        sample_every=1,
     )
-    config = {
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": "python:tests.reward.scoring_rules:length",
-        "prompts": str(tmp_path / "prompts.jsonl"),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "kl": {"target": 1.0},
-        "iterations": ITERATIONS,
-        "episodes": 8,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-3,
-        "save_every": 1,
-        "sample_every": 1,
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 class Command:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
 
 from alignment.models import frozen_dtype, load_policy
@@ -15,26 +15,9 @@ from alignment.ppo.actor_critic import CRITIC, POLICY
 from alignment.ppo.build import build_actor_critic
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.low_rank import Fused, LowRankUpdate, fuse_adapters
-from tests.families import random_model
+from tests.families import adapted, random_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
-
-
-def adapted(model=None, names=("default",), **settings):
-    """A model with adapters that are not zero."""
-    values = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | settings
-    torch.manual_seed(2)
-    first, *others = names
-    model = get_peft_model(
-        model or random_model("llama"), LoraConfig(task_type="CAUSAL_LM", **values), adapter_name=first
-    )
-    for name in others:
-        model.add_adapter(name, LoraConfig(task_type="CAUSAL_LM", **values))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def fused_layers(model):

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-import yaml
 
 from alignment.checkpoints import saved_steps
 from alignment.cli import run
@@ -14,11 +13,10 @@ from alignment.ppo.alarms import over_optimised
 from alignment.ppo.config import ProbeConfig
 from alignment.ppo.probe import Probe, best_so_far, keep_best
 from alignment.runs import RunFolder
+from tests.alignment.ppo_config import LENGTH, write_ppo_config, write_prompts
 from tests.alignment.test_ppo_processes import ALIGN, launch
 from tests.alignment.test_ppo_trainer import LikesLetters, make_trainer
 from tests.reward.scoring_service import Service
-
-LENGTH = "python:tests.reward.scoring_rules:length"
 
 
 class Length:
@@ -113,33 +111,22 @@ def test_a_gold_score_that_falls_while_the_reward_rises_is_an_alarm(last, rings)
 
 @pytest.fixture
 def config_file(tiny_model, tmp_path):
-    for name, count in (("prompts", 10), ("held_out", 6)):
-        rows = (json.dumps({"prompt": f"{name} {i}"}) + "\n" for i in range(count))
-        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
-    config = {
-        "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": LENGTH,
-        "prompts": str(tmp_path / "prompts.jsonl"),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": 5,
-        "episodes": 8,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-2,
-        "save_every": 2,
-        "keep_checkpoints": 3,
-        "alarms": {"truncated": 1.0},
-        "probe": {
-            "prompts": str(tmp_path / "held_out.jsonl"),
+    held_out = write_prompts(tmp_path / "held_out.jsonl", 6, "held_out")
+    return write_ppo_config(
+        tmp_path,
+        tiny_model,
+        words="prompts",
+        iterations=5,
+        learning_rate=1e-2,
+        save_every=2,
+        keep_checkpoints=3,
+        alarms={"truncated": 1.0},
+        probe={
+            "prompts": str(held_out),
             "gold": "python:tests.reward.scoring_rules:brevity",
             "every": 2,
         },
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    )
 
 
 def ppo(config_file, *overrides):

@@ -16,6 +16,7 @@ from alignment.cli import run as align
 from alignment.errors import AlignmentError
 from alignment.ppo.processes import refuse_foreign_sharding, share
 from tests.alignment import ppo_processes_worker as worker
+from tests.alignment.ppo_config import write_ppo_config
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 ALIGN = ["--no-python", sys.executable, "-c", "from alignment.cli import main; main()"]
@@ -154,24 +155,15 @@ def test_sharding_by_the_launcher_is_refused(monkeypatch):
 
 @pytest.fixture
 def config_file(tiny_model, reward_folder, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
-    config = {
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": str(reward_folder),
-        "prompts": str(prompts),
-        "tuning": {"method": "full"},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": 4,
-        "episodes": 8,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-3,
-        "save_every": 2,
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_ppo_config(
+        tmp_path,
+        tiny_model,
+        reward=str(reward_folder),
+        tuning={"method": "full"},
+        iterations=4,
+        learning_rate=1e-3,
+        save_every=2,
+    )
 
 
 def errors(stderr):

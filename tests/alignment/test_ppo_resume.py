@@ -1,6 +1,5 @@
 """`align ppo` killed with -9 and resumed ends with the metrics of the run that was never broken, bit for bit."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,30 +12,23 @@ import yaml
 
 from alignment.checkpoints import saved_steps
 from alignment.cli import run
+from tests.alignment.ppo_config import write_ppo_config
 
 ALIGN = [sys.executable, "-c", "from alignment.cli import main; main()"]
 
 
 @pytest.fixture
 def config_file(tiny_model, reward_folder, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
-    config = {
-        "policy": {"path": str(tiny_model)},
-        "reward": str(reward_folder),
-        "prompts": str(prompts),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": 30,
-        "episodes": 8,
-        "epochs": 2,
-        "minibatches": 2,
-        "learning_rate": 1e-3,
-        "save_every": 3,
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    policy = {"path": str(tiny_model)}
+    return write_ppo_config(
+        tmp_path,
+        tiny_model,
+        policy=policy,
+        reward=str(reward_folder),
+        iterations=30,
+        learning_rate=1e-3,
+        save_every=3,
+    )
 
 
 def align(*arguments, **kwargs):

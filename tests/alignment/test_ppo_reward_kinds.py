@@ -1,6 +1,5 @@
 """`align ppo` and `align eval` with every kind of reward: a rule, a service, an ensemble."""
 
-import json
 import shutil
 
 import pytest
@@ -13,31 +12,14 @@ from alignment.ppo.config import PPOConfig
 from alignment.runs import RunFolder
 from reward.card import RewardCard
 from reward.learned import LearnedScorer
+from tests.alignment.ppo_config import LENGTH, write_ppo_config
 from tests.alignment.test_ppo_alarms import FINE
 from tests.reward.scoring_service import Service
-
-RULE = "python:tests.reward.scoring_rules:length"
 
 
 @pytest.fixture
 def config_file(tiny_model, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
-    config = {
-        "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "prompts": str(prompts),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": 2,
-        "episodes": 8,
-        "epochs": 1,
-        "minibatches": 1,
-        "sample_every": 1,
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_ppo_config(tmp_path, tiny_model, iterations=2, epochs=1, minibatches=1, sample_every=1)
 
 
 def ppo(config_file, *overrides):
@@ -45,7 +27,7 @@ def ppo(config_file, *overrides):
 
 
 def test_a_rule_and_a_service_score_alike(config_file, tmp_path):
-    assert ppo(config_file, f"reward={RULE}") == 0
+    assert ppo(config_file, f"reward={LENGTH}") == 0
     with Service() as service:
         assert ppo(config_file, f"reward={service.url}", f"run={tmp_path / 'remote'}") == 0
     rows = RunFolder(tmp_path / "run").rows()
@@ -92,7 +74,7 @@ def test_a_critic_cannot_start_from_a_rule_and_says_so(tiny_model, method):
     values = {
         "run": "unused",
         "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": RULE,
+        "reward": LENGTH,
         "prompts": "unused",
         "tuning": {"method": method},
         "critic": {"trunk": "own"},
@@ -125,7 +107,7 @@ def test_align_eval_scores_with_any_of_them(config_file, tmp_path, tiny_model):
         "policies": {"base": str(tiny_model)},
         "prompts": str(tmp_path / "prompts.jsonl"),
         "sampling": {"max_new_tokens": 4},
-        "reward": RULE,
+        "reward": LENGTH,
     }
     path = tmp_path / "eval.yaml"
     path.write_text(yaml.safe_dump(config))

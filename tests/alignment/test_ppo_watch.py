@@ -1,6 +1,5 @@
 """What is told of a run while it goes: the table on a terminal, lines elsewhere, the rows of timings.jsonl."""
 
-import json
 import os
 import pty
 import re
@@ -9,13 +8,13 @@ from io import StringIO
 from threading import Thread
 
 import pytest
-import yaml
 from rich.console import Console
 
 from alignment.cli import run
 from alignment.ppo.screen import log_line, table
 from alignment.ppo.watch import rewind, timings
 from alignment.runs import RunFolder
+from tests.alignment.ppo_config import write_ppo_config
 
 METRICS = {
     "score_mean": 0.5,
@@ -119,25 +118,9 @@ def test_rewinding_forgets_what_came_after(tmp_path):
 
 @pytest.fixture
 def config_file(tiny_model, reward_folder, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
-    config = {
-        "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": str(reward_folder),
-        "prompts": str(prompts),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": 3,
-        "episodes": 8,
-        "epochs": 2,
-        "minibatches": 2,
-        "save_every": 2,
-        "alarms": {"truncated": 1.0},
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_ppo_config(
+        tmp_path, tiny_model, reward=str(reward_folder), iterations=3, save_every=2, alarms={"truncated": 1.0}
+    )
 
 
 def test_without_a_terminal_there_are_lines(config_file, tmp_path, capsys):

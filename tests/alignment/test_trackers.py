@@ -1,10 +1,8 @@
 """Trackers: what TensorBoard reads back, also after a resumed run, and what is said where one is missing."""
 
-import json
 import sys
 
 import pytest
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alignment.cli import run
@@ -12,6 +10,7 @@ from alignment.config import Section
 from alignment.errors import AlignmentError
 from alignment.runs import RunFolder
 from alignment.trackers import require_trackers, tracking
+from tests.alignment.ppo_config import write_ppo_config
 
 
 def curve(folder, name):
@@ -54,25 +53,9 @@ def test_a_missing_package_is_named_with_its_command(name, monkeypatch):
 
 @pytest.fixture
 def config_file(tiny_model, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(10)))
-    config = {
-        "run": str(tmp_path / "run"),
-        "policy": {"path": str(tiny_model), "dtype": "float32"},
-        "reward": "python:tests.reward.scoring_rules:length",
-        "prompts": str(prompts),
-        "tuning": {"rank": 4},
-        "sampling": {"max_new_tokens": 8},
-        "iterations": 3,
-        "episodes": 8,
-        "epochs": 1,
-        "minibatches": 1,
-        "save_every": 2,
-        "track": ["tensorboard"],
-    }
-    path = tmp_path / "ppo.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_ppo_config(
+        tmp_path, tiny_model, iterations=3, epochs=1, minibatches=1, save_every=2, track=["tensorboard"]
+    )
 
 
 def test_the_curves_are_the_metrics_also_of_a_run_that_goes_on(config_file, tmp_path):

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from alignment.models import load_policy
 from alignment.ppo.build import build_actor_critic
@@ -13,22 +12,9 @@ from alignment.ppo.low_rank import fuse_adapters
 from alignment.ppo.sequences import join
 from rollout import Sampling, TransformersEngine
 from rollout.merging import adapters_merged, mergeable
-from tests.families import random_model
+from tests.families import adapted, random_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
-
-
-def adapted(model, names=("default",), **settings):
-    values = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | settings
-    torch.manual_seed(2)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **values))
-    for name in names[1:]:
-        model.add_adapter(name, LoraConfig(task_type="CAUSAL_LM", **values))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 @torch.no_grad()
