@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alignment.ppo.kl import kl_estimate
 from alignment.ppo.sequences import Sequences, join
 from rollout.types import Completion
 
@@ -30,6 +31,17 @@ class Rollouts:
         flat = torch.tensor([p for c in completions for p in c.logprobs])
         truncated = torch.tensor([c.finish_reason == "length" for c in completions])
         return cls(sequences, texts, sequences.to_rows(flat), truncated)
+
+    def figures(self, logprobs: Tensor, reference: Tensor) -> dict[str, float]:
+        """What is told of any answers: their KL, from (b, r) log-probabilities of policy and reference, in nats an
+        answer by two estimators, their length, and the share that ran into the limit."""
+        mask = self.sequences.response_mask
+        return {
+            "kl": float((kl_estimate(logprobs, reference, "k1") * mask).sum(1).mean()),
+            "kl_k3": float((kl_estimate(logprobs, reference, "k3") * mask).sum(1).mean()),
+            "response_length": float(self.sequences.response_lengths.float().mean()),
+            "truncated": float(self.truncated.float().mean()),
+        }
 
 
 @dataclass(frozen=True)

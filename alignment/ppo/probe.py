@@ -17,7 +17,6 @@ from alignment.checkpoints import State, random_state, restore_random_state
 from alignment.console import note
 from alignment.models import context_length
 from alignment.ppo.config import PPOConfig, ProbeConfig
-from alignment.ppo.kl import kl_estimate
 from alignment.ppo.processes import from_main
 from alignment.ppo.saving import write_policy
 from alignment.prompts import EncodedPrompt, encode_prompts, load_prompts
@@ -59,8 +58,6 @@ class Probe:
             gold = trainer.score(self.prompts, rollouts, self.gold).mean(1)
             proxy = trainer.score(self.prompts, rollouts).mean(1)
             found = trainer.evaluate(rollouts.sequences)
-        sequences, policy, reference = rollouts.sequences, found.logprobs, found.reference
-        mask = sequences.response_mask
         return {
             "iteration": trainer.iteration,
             "answers": len(self.prompts),
@@ -68,10 +65,7 @@ class Probe:
             "gold_std": float(gold.std(correction=0)),
             "proxy_mean": float(proxy.mean()),
             "proxy_std": float(proxy.std(correction=0)),
-            "kl": float((kl_estimate(policy, reference, "k1") * mask).sum(1).mean()),
-            "kl_k3": float((kl_estimate(policy, reference, "k3") * mask).sum(1).mean()),
-            "response_length": float(sequences.response_lengths.float().mean()),
-            "truncated": float(rollouts.truncated.float().mean()),
+            **rollouts.figures(found.logprobs, found.reference),
         }
 
 

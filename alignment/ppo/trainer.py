@@ -174,11 +174,8 @@ class PPOTrainer:
         seen = {
             "score_mean": float(scores.mean()),
             "score_std": float(scores.std(correction=0)),
-            "kl": float((kl * mask).sum(1).mean()),
-            "kl_k3": float((kl_estimate(old, reference, "k3") * mask).sum(1).mean()),
             "kl_coef": self.kl.coef,
-            "response_length": float(sequences.response_lengths.float().mean()),
-            "truncated": float(rollouts.truncated.float().mean()),
+            **rollouts.figures(old, reference),
         }
         if self.recomputes:
             gap = (old - rollouts.engine_logprobs).abs()
