@@ -41,9 +41,7 @@ class TransformersEngine:
         self.max_batch = max_batch
         self.version = 0
         self.generator = torch.Generator().manual_seed(seed)
-        self.lean: bool | None = (
-            None  # whether the model takes our own attention; found out at the first call
-        )
+        self.lean: bool | None = None  # whether the model takes our own attention: seen at the first call
 
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None

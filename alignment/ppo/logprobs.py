@@ -13,7 +13,9 @@ from torch.nn.functional import pad
 
 from alignment.ppo.packing import line_length
 
-CHUNK, ROWS = 1 << 18, 128  # the frozen head holds so many logits at once, or those of so many tokens
+# the frozen head holds so many logits at once: few stay in a CPU's cache, many are what a GPU is quick at
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 27}
+ROWS = 128  # or those of so many tokens
 
 
 def chosen_logprobs(
@@ -58,7 +60,7 @@ class _FrozenHead(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        rows = max(ROWS, CHUNK // len(weight))
+        rows = max(ROWS, CHUNK.get(weight.device.type, CHUNK["cuda"]) // len(weight))
         logprobs, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
         wanted = ctx.needs_input_grad[0]
         jacobian = torch.empty_like(states) if wanted else None
