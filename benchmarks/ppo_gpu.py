@@ -61,7 +61,7 @@ WORKS = {
     # the shape of Qwen2.5-0.5B
     "0.5b": Work(896, 24, 4864, 14, 2, 151_936, True),
     # the shape of Qwen2.5-7B
-    "7b": Work(3584, 28, 18_944, 28, 4, 152_064, False, microbatch=8, trl_rows=16),
+    "7b": Work(3584, 28, 18_944, 28, 4, 152_064, False, microbatch=16, trl_rows=16),
 }
 QUICK = {"tiny": Work(64, 2, 128, 4, 2, 512, True, 8, 6, 12, 8, 1, 2, 4, 2, 4)}
 

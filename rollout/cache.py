@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -45,6 +46,24 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             have, size = self.get_seq_length(), self.room[0].shape[-2]
             self.room = [with_room(part[:, :, :have], size, indices) for part in self.room]
             self.keys, self.values = (buffer[:, :, :have] for buffer in self.room)
+
+
+class FixedLayer(DynamicLayer):  # type: ignore[misc]
+    """`keys` and `values`, (b, h, size, e), never move: new tokens are written at `place` (1,), and the rest is 0."""
+
+    def __init__(self, filled: GrowingLayer, size: int, place: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(filled.keys, filled.values)
+        self.place = place
+        missing = (0, 0, 0, size - filled.keys.shape[-2])
+        self.keys, self.values = (pad(part, missing) for part in (filled.keys, filled.values))
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys.index_copy_(2, self.place, key_states)
+        self.values.index_copy_(2, self.place, value_states)
+        return self.keys, self.values
 
 
 def with_room(part: torch.Tensor, size: int, rows: torch.Tensor | None = None) -> torch.Tensor:

@@ -99,6 +99,7 @@ class TransformersEngine:
     ) -> list[Completion]:
         """One batch, left-padded. Finished rows leave the batch, cache and all, `DROPPED` or more at a time."""
         from rollout.cache import growing_cache
+        from rollout.replay import ReplayedStep, replays
 
         device = self.model.device
         lengths = torch.tensor([len(p) for p in prompts], device=device)
@@ -113,16 +114,22 @@ class TransformersEngine:
         rows = torch.arange(len(prompts), device=device)  # those still in the batch
         going = torch.ones_like(stopped)  # of `rows`: not finished
         cache = growing_cache(self.model.config)
+        replayed: ReplayedStep | None = None
 
         for step in range(sampling.max_new_tokens):
-            logits = self.model(
-                input_ids=inputs,
-                **({"real": real} if self.lean else {"attention_mask": real.long()}),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            if replayed:
+                logits = replayed(inputs, positions)
+            else:
+                logits = self.model(
+                    input_ids=inputs,
+                    **({"real": real} if self.lean else {"attention_mask": real.long()}),
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).logits[:, -1]
+                if self.lean and replays(cache, device):
+                    replayed = ReplayedStep(self.model, cache, real, sampling.max_new_tokens - 1)
             distribution = sampling_logprobs(logits, sampling)
             greedy = sampling.temperature == 0
             token = distribution.argmax(-1) if greedy else draw(distribution, uniforms[rows, step])
@@ -135,11 +142,11 @@ class TransformersEngine:
             left = int(going.sum())
             if left == 0:
                 break
-            if len(rows) - left >= DROPPED:
+            if len(rows) - left >= (max(DROPPED, left) if replayed else DROPPED):  # recording anew costs more
                 kept = going.nonzero()[:, 0]
                 rows, token, real, positions = rows[kept], token[kept], real[kept], positions[kept]
                 going = going[kept]
-                cache.batch_select_indices(kept)
+                (replayed.keep if replayed else cache.batch_select_indices)(kept)
             inputs = token[:, None]
             real = torch.cat([real, real.new_ones(len(rows), 1)], dim=-1)
             positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # of finished rows: anything legal

@@ -62,7 +62,7 @@ def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, temperature, see
     (expected,) = torch.autograd.grad(total, states)
     head.requires_grad_(False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logprobs_module, "CHUNK", chunk)
+        patch.setitem(logprobs_module.CHUNK, "cpu", chunk)
         patch.setattr(logprobs_module, "ROWS", 1)
         ours, entropy = chosen_logprobs(head, states, targets, temperature, entropy_gradient=bonus)
         total = (ours * upstream).sum() + (0.3 * entropy.sum() if bonus else 0.0)
