@@ -16,7 +16,9 @@ from rollout.cache import FixedLayer, GrowingLayer
 
 def replays(cache: DynamicCache, device: torch.device) -> bool:
     """Whether steps are recorded and replayed: on CUDA, where every layer keeps all keys."""
-    return device.type == "cuda" and all(type(layer) is GrowingLayer for layer in cache.layers)
+    return device.type == "cuda" and all(
+        type(layer) is GrowingLayer and layer.room is not None for layer in cache.layers
+    )
 
 
 class ReplayedStep:

@@ -13,25 +13,32 @@ from torch import Tensor, nn
 
 
 class LowRankUpdate(torch.autograd.Function):
-    """y + s x A^T B^T. y: (..., o), x: (..., i), A: (r, i), B: (o, r); y is overwritten."""
+    """y + s x A^T B^T. y: (..., o), x: (..., i), A: (r, i), B: (o, r); y is overwritten, unless it is a view.
+
+    A linear layer with a bias gives a view, and for one that is overwritten autograd copies it about in the backward.
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        narrow = x.flatten(0, -2) @ a.to(x.dtype).T  # (n, r)
+        ctx.scale, ctx.dtypes = scale, (a.dtype, b.dtype)
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        narrow = x.flatten(0, -2) @ a.T  # (n, r)
         ctx.save_for_backward(x, narrow, a, b)
-        ctx.scale = scale
+        lines = y.view(-1, y.shape[-1])
+        if y._is_view():
+            return torch.addmm(lines, narrow, b.T, alpha=scale).view(y.shape)
         ctx.mark_dirty(y)
-        y.view(-1, y.shape[-1]).addmm_(narrow, b.to(x.dtype).T, alpha=scale)
+        lines.addmm_(narrow, b.T, alpha=scale)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None]:  # type: ignore[override]
         x, narrow, a, b = ctx.saved_tensors
         lines = gradient.flatten(0, -2)
-        of_narrow = (lines @ b.to(lines.dtype)).mul_(ctx.scale)  # (n, r)
-        of_a = (of_narrow.T @ x.flatten(0, -2)).to(a.dtype)
-        of_b = (narrow.T @ lines).T.mul_(ctx.scale).to(b.dtype)  # thin times wide is the faster order
-        of_x = (of_narrow @ a.to(x.dtype)).view(x.shape) if ctx.needs_input_grad[1] else None
+        of_narrow = (lines @ b).mul_(ctx.scale)  # (n, r)
+        of_a = (of_narrow.T @ x.flatten(0, -2)).to(ctx.dtypes[0])
+        of_b = (narrow.T @ lines).T.mul_(ctx.scale).to(ctx.dtypes[1])  # thin times wide is the faster order
+        of_x = (of_narrow @ a).view(x.shape) if ctx.needs_input_grad[1] else None
         return gradient, of_x, of_a, of_b, None
 
 

@@ -73,6 +73,13 @@ def test_the_update_by_hand():
     assert found.data_ptr() == y.data_ptr()
 
 
+def test_what_is_a_view_is_left_alone():
+    y = torch.ones(1, 1, 2)[0]
+    x, a, b = torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, -1.0]]), torch.tensor([[10.0], [20.0]])
+    assert LowRankUpdate.apply(y, x, a, b, 0.5).tolist() == [[-4.0, -9.0]]
+    assert y.tolist() == [[1.0, 1.0]]
+
+
 def test_inputs_that_are_not_contiguous():
     x = torch.randn(5, 4, 3).transpose(0, 1)
     a, b = torch.randn(2, 3), torch.randn(6, 2)

@@ -57,6 +57,10 @@ def test_steps_in_place_say_what_a_growing_cache_does(model, monkeypatch, device
 def test_layers_that_forget_keys_are_not_replayed(model):
     cache = growing_cache(model.config)
     assert all(type(layer) is GrowingLayer for layer in cache.layers)
+    assert not replays(
+        cache, torch.device("cuda")
+    )  # of a layer that holds nothing, nobody knows what it would
+    model(torch.tensor([[5, 6]], device=model.device), past_key_values=cache)
     assert replays(cache, torch.device("cuda"))
     assert not replays(cache, torch.device("cpu"))
     windows = LlamaConfig(num_hidden_layers=2, sliding_window=4, layer_types=["sliding_attention"] * 2)
