@@ -14,10 +14,13 @@ from transformers import DynamicCache
 from rollout.cache import FixedLayer, GrowingLayer
 
 
-def replays(cache: DynamicCache, device: torch.device) -> bool:
-    """Whether steps are recorded and replayed: on CUDA, where every layer keeps all keys."""
-    return device.type == "cuda" and all(
-        type(layer) is GrowingLayer and layer.room is not None for layer in cache.layers
+def replays(model: Any, cache: DynamicCache) -> bool:
+    """Whether steps are to be recorded and replayed: on CUDA, where every layer keeps all keys; 4-bit and 8-bit weights
+    are left out, whose kernels nobody has tried this with."""
+    return (
+        model.device.type == "cuda"
+        and not getattr(model, "is_quantized", False)
+        and all(type(layer) is GrowingLayer and layer.room is not None for layer in cache.layers)
     )
 
 
@@ -36,6 +39,7 @@ class ReplayedStep:
         self.inputs = self.place.new_zeros(b, 1)
         self.positions = self.place.new_zeros(b, 1)
         self.logits = torch.empty(0)
+        self.recordable = real.device.type == "cuda"
         self.graph: Any = None  # recorded at the first call, and anew once rows have left
 
     def __call__(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -43,12 +47,12 @@ class ReplayedStep:
         self.inputs.copy_(inputs)
         self.positions.copy_(positions)
         self.real.index_fill_(1, self.place, True)
-        if self.place.device.type == "cuda":
-            if self.graph is None:
-                self.record()
-            self.graph.replay()
-        else:
+        if self.recordable and self.graph is None:
+            self.record()
+        if self.graph is None:
             self.logits = self.forward()
+        else:
+            self.graph.replay()
         self.place += 1
         return self.logits
 
@@ -64,16 +68,25 @@ class ReplayedStep:
         return found.logits[:, -1]  # type: ignore[no-any-return]
 
     def record(self) -> None:
-        """Run twice to warm up, as recording requires: the cache is written at the same place each time."""
+        """Record a step, unless the model looks at its values on the way, as some do to choose experts."""
+        graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(2):
-                self.forward()
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = self.forward()
+        try:
+            with torch.cuda.stream(aside):
+                for _ in range(
+                    2
+                ):  # recording wants a warm-up; the cache is written at the same place each time
+                    self.forward()
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(graph):
+                self.logits = self.forward()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            self.recordable = False
+        else:
+            self.graph = graph
 
     def keep(self, rows: torch.Tensor) -> None:
         """Only these rows go on."""

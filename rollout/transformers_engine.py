@@ -128,8 +128,9 @@ class TransformersEngine:
                     use_cache=True,
                     logits_to_keep=1,
                 ).logits[:, -1]
-                if self.lean and replays(cache, device):
+                if self.lean and replays(self.model, cache):
                     replayed = ReplayedStep(self.model, cache, real, sampling.max_new_tokens - 1)
+                    cache = replayed.cache
             distribution = sampling_logprobs(logits, sampling)
             greedy = sampling.temperature == 0
             token = distribution.argmax(-1) if greedy else draw(distribution, uniforms[rows, step])

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+)
 
 import rollout.replay
 from rollout import Sampling, TransformersEngine
@@ -18,19 +27,23 @@ DEVICES = [
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16], [30, 31, 32, 33]] * 8
 
 
-@pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
+SHAPE = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,  # far from uniform, so that a wrong position or mask shows
+}
+ON_CUDA = SimpleNamespace(device=torch.device("cuda"))
+
+
+@pytest.fixture(scope="module", params=[LlamaConfig, Qwen3MoeConfig])
+def model(request) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,  # far from uniform, so that a wrong position or mask shows
-    )
-    return LlamaForCausalLM(config).eval()
+    config = request.param(**SHAPE)
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -57,11 +70,12 @@ def test_steps_in_place_say_what_a_growing_cache_does(model, monkeypatch, device
 def test_layers_that_forget_keys_are_not_replayed(model):
     cache = growing_cache(model.config)
     assert all(type(layer) is GrowingLayer for layer in cache.layers)
-    assert not replays(
-        cache, torch.device("cuda")
-    )  # of a layer that holds nothing, nobody knows what it would
+    assert not replays(ON_CUDA, cache)  # of a layer that holds nothing nobody knows what it would hold
     model(torch.tensor([[5, 6]], device=model.device), past_key_values=cache)
-    assert replays(cache, torch.device("cuda"))
-    assert not replays(cache, torch.device("cpu"))
-    windows = LlamaConfig(num_hidden_layers=2, sliding_window=4, layer_types=["sliding_attention"] * 2)
-    assert not replays(growing_cache(windows), torch.device("cuda"))
+    assert replays(ON_CUDA, cache)
+    assert not replays(SimpleNamespace(device=torch.device("cpu")), cache)
+    assert not replays(SimpleNamespace(device=torch.device("cuda"), is_quantized=True), cache)
+    windows = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4))
+    cache = growing_cache(windows.config)
+    windows(torch.tensor([[5, 6]]), past_key_values=cache)
+    assert not replays(ON_CUDA, cache)
