@@ -26,11 +26,8 @@ from benchmarks.ppo_vs_trl import trl_python
 from benchmarks.record import Figure
 from benchmarks.record import run as run_benchmark
 
-PEAK = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-}  # dense bfloat16 of the data sheets, operations a second
+# dense bfloat16 of the data sheets, operations a second
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 HERE = Path(__file__).resolve().parent
 
 

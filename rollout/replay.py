@@ -74,9 +74,7 @@ class ReplayedStep:
         aside.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(aside):
-                for _ in range(
-                    2
-                ):  # recording wants a warm-up; the cache is written at the same place each time
+                for _ in range(2):  # to warm up, as recording wants; the cache is written at the same place
                     self.forward()
             torch.cuda.current_stream().wait_stream(aside)
             with torch.cuda.graph(graph):
