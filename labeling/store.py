@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,8 +76,16 @@ class Store:
         """Add one comparison; see `add_comparisons`."""
         return self.add_comparisons([NewComparison(prompt, completions, origin, priority, meta)])[0]
 
-    def add_comparisons(self, batch: Iterable[NewComparison]) -> list[Added]:
+    def add_comparisons(
+        self,
+        batch: Iterable[NewComparison],
+        *,
+        before_commit: Callable[[list[Added]], None] | None = None,
+    ) -> list[Added]:
         """Add comparisons in one transaction: all of them or, after an error, none.
+
+        `before_commit` is given the outcomes while they can still be undone: a record that it writes never
+        misses what the store has.
 
         What is there already is found, not doubled. A comparison with an empty answer, or without two
         different ones, is not added and says so; of three or more sides those that repeat another's text
@@ -88,6 +96,8 @@ class Store:
             take_turns(session)
             for page in pages(batch):
                 added += insert_comparisons(session, page)
+            if before_commit:
+                before_commit(added)
         return added
 
     def annotator(self, name: str, kind: str, meta: dict[str, Any] | None = None) -> int:
