@@ -65,8 +65,8 @@ class _Unfit(Exception):
 class OpenAIEngine:
     """A model behind an OpenAI-compatible endpoint. It gives no token ids, so it cannot serve PPO.
 
-    Parameters that not every endpoint knows (`n`, `seed`, `max_tokens` by this name) are given up or replaced
-    once one refuses them.
+    Parameters that not every endpoint knows (`n`, `seed`, `max_tokens` by this name, a temperature at all) are given
+    up or replaced once one refuses them.
     """
 
     def __init__(self, model: str, endpoint: Endpoint) -> None:
@@ -77,9 +77,8 @@ class OpenAIEngine:
         self.endpoint = endpoint
         self._key = read_key(endpoint)
         self._reached = False
-        self._several = True  # whether the endpoint takes n > 1
-        self._seeded = True
         self._limit = "max_tokens"
+        self._refused: set[str] = set()  # optional parameters that the endpoint does not take
 
     def answers(
         self, prompts: Sequence[Sequence[Message]], n: int, sampling: Sampling, seeds: Sequence[int]
@@ -154,35 +153,36 @@ class OpenAIEngine:
             try:
                 return await retrying(self._send, client, body)
             except _Unfit as unfit:
-                if not self._does_without(unfit.parameter, body):
-                    raise
+                if self._does_without(unfit.parameter, body):
+                    continue
+                if unfit.parameter in ("temperature", "top_p", "top_k"):
+                    raise RolloutError(
+                        f"{self.model} refuses sampling.{unfit.parameter} ({unfit}): leave it at its default"
+                    ) from None
+                raise
 
     def _body(self, prompt: list[Message], n: int, sampling: Sampling, seed: int) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.model, "messages": prompt, self._limit: sampling.max_new_tokens}
-        if sampling.temperature != 1:  # some models take the default only
-            body["temperature"] = sampling.temperature
-        if sampling.top_p != 1:
-            body["top_p"] = sampling.top_p
+        optional: dict[str, Any] = {
+            "temperature": sampling.temperature,  # also where it is 1: a server may have another default
+            "top_p": sampling.top_p,
+            "seed": seed,
+            **({"n": n} if n > 1 else {}),
+        }
+        body = {name: value for name, value in optional.items() if name not in self._refused}
         if sampling.top_k:
             body["extra_body"] = {"top_k": sampling.top_k}
-        if self._seeded:
-            body["seed"] = seed
-        if n > 1 and self._several:
-            body["n"] = n
-        return body
+        return {"model": self.model, "messages": prompt, self._limit: sampling.max_new_tokens, **body}
 
     def _does_without(self, parameter: str | None, body: dict[str, Any]) -> bool:
         """Whether the refused request can be worded without `parameter`; from now on all are."""
-        if parameter not in body:
-            return False
-        if parameter == "max_tokens":
+        if parameter == "max_tokens" and parameter in body:
             self._limit = "max_completion_tokens"
-        elif parameter == "seed":
-            self._seeded = False
-        elif parameter == "n":
-            self._several = False
-        else:
+            return True
+        if parameter is None or parameter not in body or parameter == self._limit:
             return False
+        if parameter in ("temperature", "top_p") and body[parameter] != 1:
+            return False
+        self._refused.add(parameter)
         return True
 
     def _client(self) -> Any:
@@ -252,10 +252,6 @@ class OpenAIEngine:
         parameter = body.get("param") or next(
             (p for p in PARAMETERS if re.search(rf"['\"`]{p}['\"`]", words)), None
         )
-        if parameter in ("temperature", "top_p", "top_k"):
-            return RolloutError(
-                f"{self.model} refuses sampling.{parameter} ({said}): leave it at its default"
-            )
         return _Unfit(said, parameter)
 
     def _without_key(self, text: str) -> str:

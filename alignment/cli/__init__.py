@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from alignment.cli import data, demo, dpo, evaluate, judge, label, ppo, reward, rollout, sft
+from alignment.cli import data, demo, dpo, evaluate, judge, label, ppo, reward, rollout, serve, sft
 from alignment.errors import ConfigError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ START, DATA, TRAIN, MEASURE = "Start here", "Prompts and labels", "Training", "M
 app.command("demo", rich_help_panel=START)(demo.demo)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)
 app.command("rollout", rich_help_panel=DATA)(rollout.rollout)
+app.command("serve", rich_help_panel=DATA)(serve.serve)
 app.add_typer(judge.app, name="judge", rich_help_panel=DATA)
 app.add_typer(label.app, name="label", rich_help_panel=DATA)
 app.command("sft", rich_help_panel=TRAIN)(sft.sft)

@@ -42,7 +42,7 @@ def align(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_there_is_a_command_for_each_part_of_the_loop() -> None:
     names = {" ".join(words) for words in commands()}
     assert {
-        "demo", "sft", "rollout", "dpo", "ppo", "eval", "data import", "data snapshot", "judge run",
+        "demo", "sft", "rollout", "serve", "dpo", "ppo", "eval", "data import", "data snapshot", "judge run",
         "label stats", "reward train",
     } <= names  # fmt: skip
 

@@ -34,10 +34,12 @@ def test_every_prompt_gets_its_answers_and_requests_run_side_by_side():
     assert all(one.tokens == sum(len(t.text.split()) for t in one.texts) for one in found)
     assert sorted(body["seed"] for body in server.bodies) == list(range(0, 2000, 100))
     first = min(server.bodies, key=lambda body: body["seed"])
-    assert first == {"model": MODEL, "messages": ask(1)[0], "max_tokens": 7, "n": 3, "seed": 0}
+    assert first == {
+        "model": MODEL, "messages": ask(1)[0], "max_tokens": 7, "n": 3, "seed": 0, "temperature": 1.0, "top_p": 1.0
+    }  # fmt: skip
 
 
-def test_sampling_is_sent_where_it_is_not_the_default():
+def test_sampling_is_sent_as_it_was_set():
     with StandInEndpoint() as server:
         answers(server, ask(1), sampling=Sampling(temperature=0.7, top_p=0.9, top_k=5))
     body = server.bodies[0]
@@ -76,7 +78,7 @@ def test_an_endpoint_that_keeps_failing_ends_the_run():
     assert len(server.bodies) == 3  # the client adds no retries of its own
 
 
-@pytest.mark.parametrize("refused", ["max_tokens", "seed", "n"])
+@pytest.mark.parametrize("refused", ["max_tokens", "seed", "n", "temperature"])
 def test_parameters_that_an_endpoint_refuses_are_done_without(refused):
     with StandInEndpoint(refuses=[refused]) as server:
         found = answers(server, ask(6), concurrency=1)
