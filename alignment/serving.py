@@ -67,7 +67,7 @@ def serve(
         note(
             f"serve: anyone who reaches {host}:{port} can use it: set --api-key-env, or put a proxy in front"
         )
-    with as_whole_model(served) as whole, interrupts():
+    with interrupts(), as_whole_model(served) as whole:
         command = server_command(whole, entry, host=host, port=port, max_model_len=max_model_len, extra=extra)
         try:
             with ServerProcess(command, environment, log) as server:
