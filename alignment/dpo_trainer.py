@@ -11,7 +11,7 @@ from torch import Tensor
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from reward.losses import bradley_terry
+from reward.losses import bradley_terry, weighted_mean
 
 LABELS = ("p_chosen", "weight")
 COLUMNS = [
@@ -69,7 +69,7 @@ class SoftDPOTrainer(DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         chosen, rejected = self.implicit_rewards(model, inputs)
-        loss = bradley_terry(chosen, rejected, inputs["p_chosen"], inputs["weight"])
+        loss = weighted_mean(bradley_terry(chosen - rejected, inputs["p_chosen"]), inputs["weight"])
         self._note(chosen.detach(), rejected.detach())
         return (loss, {"chosen": chosen, "rejected": rejected}) if return_outputs else loss
 

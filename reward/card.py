@@ -21,6 +21,11 @@ class RewardCard(BaseModel):
     test_by_source: dict[str, dict[str, float | int | None]] = {}
     train_pairs: int
     left_out: dict[str, int] = Field(default={}, description="pairs left out, by reason")
+    truncated: int = Field(default=0, description="pairs whose prompt lost its beginning")
+    labels: dict[str, dict[str, float]] = Field(
+        default={},
+        description="what was learned of the labels: reliability by rater (1 is the average), ties",
+    )
     max_length: int = Field(description="longest conversation trained on, in tokens")
     data: str | None = Field(default=None, description="content hash of the snapshot")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,7 +28,35 @@ class PairBatches(BaseModel):
         return min(self.microbatch, self.batch_size)
 
 
-class RewardConfig(PairBatches):
+class LabelConfig(BaseModel):
+    """What a label is taken to say. Labels are soft and weighted by themselves; all else is off by default."""
+
+    smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="chance that any label says the opposite of what was meant"
+    )
+    margin_scale: float = Field(
+        0.0, ge=0, description="asks a gap of scale * the label's strength (Llama 2 used 1/3); 0 is off"
+    )
+    ties: Literal["half", "davidson"] = Field(
+        "half",
+        description="half: a tie is a label of one half; davidson: an outcome of its own, whose frequency is learned",
+    )
+    source_weights: dict[str, float] = Field(
+        {}, description="factor on the weights of a source's labels, e.g. {judge: 0.5}"
+    )
+    reliability: bool = Field(
+        False,
+        description="learn how well each annotator and judge follows the scores; noisy ones then pull less",
+    )
+
+    @model_validator(mode="after")
+    def _factors(self) -> Self:
+        if bad := [name for name, factor in self.source_weights.items() if not 0 <= factor < float("inf")]:
+            raise ValueError(f"source_weights.{bad[0]} must be 0 or more")
+        return self
+
+
+class RewardConfig(PairBatches, LabelConfig):
     """The training recipe: Bradley-Terry on soft, weighted labels, one epoch, mild centering."""
 
     model_config = ConfigDict(extra="forbid")
@@ -38,15 +66,12 @@ class RewardConfig(PairBatches):
     )
     learning_rate: float = Field(1e-4, gt=0, description="peak rate; use about 1e-5 for full tuning")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
-    max_length: int = Field(
-        1024,
-        ge=8,
-        description="longest conversation in tokens; pairs with a longer one are left out, and listed",
+    max_length: int = Field(1024, ge=8, description="longest conversation in tokens, prompt and answer")
+    too_long: Literal["drop", "truncate"] = Field(
+        "drop",
+        description="longer pairs are left out, or the beginning of their prompt is; counted and listed either way",
     )
     centering: float = Field(
         0.01, ge=0, description="pulls scores towards mean 0 (Eisenstein et al. 2023); 0 is off"
-    )
-    margin_scale: float = Field(
-        0.0, ge=0, description="asks a gap of scale * the label's strength (Llama 2 used 1/3); 0 is off"
     )
     seed: int = Field(0, ge=0, description="of the score head, the adapters and the order of the pairs")

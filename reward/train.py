@@ -15,9 +15,11 @@ from reward.card import RewardCard
 from reward.config import RewardConfig
 from reward.errors import RewardError
 from reward.evaluate import figures_by, pair_figures
+from reward.labels import LabelModel, with_raters
 from reward.learned import score_ids
 from reward.model import save
-from reward.pairs import Reject, tokenize_pairs, with_mean_weight_one
+from reward.pairs import Reject, refuse_all_ties, tokenize_pairs, usable, with_column, with_mean_weight_one
+from reward.shared_prompt import shares_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,17 +53,23 @@ def train_reward(
         if reject:
             reject(row)
 
-    pairs = tokenize_pairs(train, tokenizer, config.max_length, split="train", reject=count)
-    held_out = None
-    if test is not None and len(test):
-        held_out = tokenize_pairs(test, tokenizer, config.max_length, split="test", reject=count)
+    def prepared(pairs: Dataset, split: str) -> Dataset:
+        found = usable(pairs, split=split, reject=count)
+        return tokenize_pairs(
+            found, tokenizer, config.max_length, split=split, reject=count, too_long=config.too_long
+        )
 
-    fit(config, model, tokenizer, with_mean_weight_one(pairs), callbacks)
+    pairs = prepared(train, "train")
+    refuse_all_ties(pairs)
+    held_out = prepared(test, "test") if test is not None and len(test) else None
+    learned = fit(config, model, tokenizer, with_mean_weight_one(pairs, config.source_weights), callbacks)
 
     card = RewardCard(
         **measure(model, tokenizer, pairs, held_out, batch_tokens=32 * config.max_length),
         train_pairs=len(pairs),
         left_out=dict(left_out),
+        truncated=sum(cut > 0 for part in (pairs, held_out) if part is not None for cut in part["cut"]),
+        labels=learned.figures(),
         max_length=config.max_length,
         data=data_hash,
     )
@@ -75,16 +83,21 @@ def fit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Dataset,
-    callbacks: Sequence[TrainerCallback],
-) -> None:
-    """The optimizer steps over tokenized pairs; `model` is trained in place."""
+    callbacks: Sequence[TrainerCallback] = (),
+) -> LabelModel:
+    """The optimizer steps over tokenized pairs; `model` is trained in place. Returns what was learned of the raters."""
     import trl
     from transformers import PrinterCallback
 
-    from reward.trainer import SoftPairCollator, SoftRewardTrainer
+    from reward.trainer import PairCollator, PairTrainer
 
     on_gpu = torch.cuda.is_available()
     micro = config.pairs_a_forward
+    pairs, raters = with_raters(pairs)
+    shared = shares_prompts(model, tokenizer.pad_token_id, config.max_length)
+    if shared:
+        pairs = with_column(pairs, "length", pairs["row_length"])
+    labels = LabelModel(config, raters)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = trl.RewardConfig(
             output_dir=scratch,
@@ -108,18 +121,19 @@ def fit(
             bf16=on_gpu,
             gradient_checkpointing=on_gpu,
         )
-        trainer = SoftRewardTrainer(
+        trainer = PairTrainer(
             model=model,
             args=arguments,
             train_dataset=pairs,
             processing_class=tokenizer,
-            data_collator=SoftPairCollator(pad_token_id=tokenizer.pad_token_id),
+            data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id, shared=shared),
             callbacks=list(callbacks),
-            margin_scale=config.margin_scale,
+            label_model=labels,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     model.eval()
+    return labels
 
 
 def measure(

@@ -1,48 +1,83 @@
-"""TRL's reward trainer, taught to read soft labels, weights and scaled margins."""
+"""TRL's reward trainer, taught to read labels as they are, and to run a pair's prompt once for both sides."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from reward.losses import bradley_terry, centering
+from reward.labels import LABELS, LabelModel, Labels
+from reward.losses import centering, weighted_mean
+from reward.shared_prompt import as_rows, pair_scores, score_head
 
-LABELS = ("p_chosen", "weight", "margin")
+LABEL_RATE = (
+    0.05  # learning rate of what is learned of the raters: a few numbers, that have an epoch to settle
+)
 
 
 @dataclass
-class SoftPairCollator(DataCollatorForPreference):
-    """TRL's collator, carrying the label columns as (b,) float tensors. Chosen sides come first."""
+class PairCollator(DataCollatorForPreference):
+    """Pairs as rows that share their prompt, or as TRL's two rows a pair, chosen sides first; labels are (b,)."""
+
+    shared: bool = True
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        sides = [{k: row[k] for k in ("chosen_ids", "rejected_ids")} for row in examples]
-        labels = {k: torch.tensor([row[k] for row in examples], dtype=torch.float) for k in LABELS}
-        return super().torch_call(sides) | labels
+        chosen, rejected = ([row[f"{side}_ids"] for row in examples] for side in ("chosen", "rejected"))
+        if self.shared:
+            sides: dict[str, Tensor] = as_rows(chosen, rejected, self.pad_token_id)
+        else:
+            pairs = zip(chosen, rejected, strict=True)
+            sides = super().torch_call([{"chosen_ids": one, "rejected_ids": other} for one, other in pairs])
+        labels = {name: torch.tensor([row[name] for row in examples]) for name in LABELS}
+        return sides | {name: x if name == "rater" else x.float() for name, x in labels.items()}
 
 
-class SoftRewardTrainer(RewardTrainer):
-    """Trains on rows with chosen_ids, rejected_ids, p_chosen, weight and margin."""
+class PairTrainer(RewardTrainer):
+    """Trains on rows with chosen_ids, rejected_ids and the labels of `reward.labels.Labels`."""
 
-    def __init__(self, *args: Any, margin_scale: float = 0.0, **kwargs: Any) -> None:
-        self.margin_scale = margin_scale
+    def __init__(self, *args: Any, label_model: LabelModel, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.label_model = label_model.to(self.args.device)
+        learned = [p for p in label_model.parameters() if p.requires_grad]
+        self.label_optimizer = torch.optim.Adam(learned, lr=LABEL_RATE) if learned else None
 
     def _set_signature_columns_if_needed(self) -> None:
         # columns that are not named here are dropped before the collator sees them
         self._signature_columns = ["chosen_ids", "rejected_ids", "length", *LABELS]
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.label_optimizer and self.accelerator.sync_gradients:
+            for group in self.label_optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+            self.label_optimizer.step()
+            self.label_optimizer.zero_grad()
+        return loss
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels = {k: inputs.pop(k) for k in LABELS}
-        _, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        labels = Labels(**{name: inputs.pop(name) for name in LABELS})
+        _, outputs = super().compute_loss(self._scores(model), inputs, return_outputs=True)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
-        margin = labels["margin"] * self.margin_scale if self.margin_scale else None
-        loss = bradley_terry(chosen, rejected, labels["p_chosen"], labels["weight"], margin)
+        loss = weighted_mean(self.label_model(chosen - rejected, labels), labels.weight)
         if self.args.center_rewards_coefficient:
-            loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
+            loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _scores(self, model: Any) -> Any:
+        """`model` as TRL calls it: inputs in, scores of chosen and rejected sides out."""
+
+        def scores(use_cache: bool = False, **batch: Tensor) -> Any:
+            if "part_lengths" not in batch:
+                return model(use_cache=use_cache, **batch)
+            base = self.accelerator.unwrap_model(model)
+            return SimpleNamespace(logits=pair_scores(model, score_head(base), base.dtype, batch))
+
+        return scores

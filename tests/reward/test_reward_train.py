@@ -16,10 +16,12 @@ from transformers import AutoTokenizer
 from reward.card import RewardCard
 from reward.config import RewardConfig
 from reward.errors import RewardError
+from reward.labels import LabelModel, with_raters
 from reward.learned import LearnedScorer
 from reward.model import from_base
+from reward.pairs import tokenize_pairs
 from reward.train import train_reward
-from reward.trainer import SoftPairCollator, SoftRewardTrainer
+from reward.trainer import PairCollator, PairTrainer
 
 GOOD, BAD = "thank you, the river inn is friendly", "no. it is what it is"
 
@@ -53,47 +55,48 @@ def train(
 
 
 def losses_of(
-    trainer_kind: Any, tiny_model: Path, folder: Path, data: Dataset, **labels: Any
+    shared: bool | None, tiny_model: Path, folder: Path, data: Dataset, **keys: Any
 ) -> torch.Tensor:
-    """The loss and the head's gradient of one batch, as one vector."""
+    """The loss and the head's gradient of one batch, as one vector. shared: None is TRL's own trainer."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = from_base(str(tiny_model), tokenizer, dtype=torch.float32)
     args = trl.RewardConfig(
         str(folder), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
         center_rewards_coefficient=0.01,
     )  # fmt: skip
-    soft = trainer_kind is SoftRewardTrainer
-    ids = data.map(
-        lambda r: {
-            f"{side}_ids": tokenizer.apply_chat_template(r["prompt"] + r[side], return_dict=False)
-            for side in ("chosen", "rejected")
-        }
-    )
-    ids = ids if soft else ids.remove_columns("margin")
-    trainer = trainer_kind(
-        model=model,
-        args=args,
-        train_dataset=ids,
-        processing_class=tokenizer,
-        data_collator=SoftPairCollator(tokenizer.pad_token_id) if soft else None,
-    )
+    pairs = tokenize_pairs(data, tokenizer, 256, split="train", reject=print)
+    if shared is None:
+        trainer: Any = trl.RewardTrainer(
+            model=model, args=args, train_dataset=pairs.remove_columns("margin"), processing_class=tokenizer
+        )
+    else:
+        pairs, raters = with_raters(pairs)
+        trainer = PairTrainer(
+            model=model,
+            args=args,
+            train_dataset=pairs,
+            processing_class=tokenizer,
+            data_collator=PairCollator(tokenizer.pad_token_id, shared=shared),
+            label_model=LabelModel(RewardConfig(**keys), raters),
+        )
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     loss = trainer.compute_loss(model, inputs)
     loss.backward()
     return torch.cat([loss.detach()[None], model.score.weight.grad.flatten()])
 
 
-def test_hard_labels_equal_trl(tiny_model: Path, tmp_path: Path) -> None:
-    ours = losses_of(SoftRewardTrainer, tiny_model, tmp_path, pairs(8))
-    theirs = losses_of(trl.RewardTrainer, tiny_model, tmp_path, pairs(8))
+@pytest.mark.parametrize("shared", [False, True])
+def test_hard_labels_equal_trl(tiny_model: Path, tmp_path: Path, shared: bool) -> None:
+    ours = losses_of(shared, tiny_model, tmp_path, pairs(8))
+    theirs = losses_of(None, tiny_model, tmp_path, pairs(8))
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert theirs[1:].abs().max() > 1e-3
 
 
 def test_a_swapped_pair_at_p_zero_equals_the_pair(tiny_model: Path, tmp_path: Path) -> None:
-    there = losses_of(SoftRewardTrainer, tiny_model, tmp_path, pairs(8))
+    there = losses_of(True, tiny_model, tmp_path, pairs(8))
     swapped = pairs(8, chosen=BAD, rejected=GOOD, p_chosen=0.0)
-    back = losses_of(SoftRewardTrainer, tiny_model, tmp_path, swapped)
+    back = losses_of(True, tiny_model, tmp_path, swapped)
     assert torch.allclose(there, back, atol=1e-6)
 
 
