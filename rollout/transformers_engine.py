@@ -12,7 +12,7 @@ from rollout.attention import attention_for_decoding, decodes_alike
 from rollout.errors import RolloutError
 from rollout.merging import adapters_merged
 from rollout.sampling import draw, sampling_logprobs
-from rollout.types import Completion, Sampling
+from rollout.types import Completion, Sampling, require_room
 
 DROPPED = 8  # rows: taking them out costs a copy of the cache, and every new batch size its own kernels
 
@@ -24,6 +24,8 @@ class TransformersEngine:
     rounding only, because every row has its own random numbers. Log-probabilities are captured while
     sampling, in float32, under the distribution that was sampled (see `rollout.sampling`).
     """
+
+    copies = False
 
     def __init__(
         self,
@@ -52,12 +54,7 @@ class TransformersEngine:
         Raises RolloutError for a prompt that is empty or leaves no room in the context.
         """
         context = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
-        for index, prompt in enumerate(prompt_ids):
-            if not 0 < len(prompt) < context:
-                raise RolloutError(
-                    f"prompt {index} has {len(prompt)} tokens, the model's context {context}: "
-                    "give it at least one token and leave room for the answer"
-                )
+        require_room(prompt_ids, context)
         uniforms = torch.rand(
             len(prompt_ids), sampling.max_new_tokens, generator=self.generator, dtype=torch.float64
         )
@@ -87,6 +84,12 @@ class TransformersEngine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.version = state["version"]
         self.generator.set_state(state["generator"])
+
+    def reseed(self, seed: int) -> None:
+        self.generator.manual_seed(seed)
+
+    def close(self) -> None:
+        """There is nothing but the policy."""
 
     def _attention(self) -> AbstractContextManager[None]:
         if self.lean is None:

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rollout.errors import RolloutError
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -41,6 +43,8 @@ class Completion:
 class RolloutEngine(Protocol):
     """Says what the policy says. Prompts are token ids; nothing is decoded and tokenized again."""
 
+    copies: bool  # it samples from a copy of the weights, which `sync` delivers: see `rollout.delivery`
+
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None
     ) -> list[Completion]:
@@ -56,7 +60,25 @@ class RolloutEngine(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What exact resume needs: random state and version."""
+        """What exact resume needs: random state and version. The weights are not in it: `sync` delivers them again."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def reseed(self, seed: int) -> None:
+        """Draw from here on as a new engine with this seed would."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds beside the policy: memory, processes, files."""
+        ...
+
+
+def require_room(prompt_ids: Sequence[Sequence[int]], context: int) -> None:
+    """Raises RolloutError for a prompt that is empty or leaves no room in a context of so many tokens."""
+    for index, prompt in enumerate(prompt_ids):
+        if not 0 < len(prompt) < context:
+            raise RolloutError(
+                f"prompt {index} has {len(prompt)} tokens, the model's context {context}: "
+                "give it at least one token and leave room for the answer"
+            )
