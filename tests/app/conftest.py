@@ -14,6 +14,7 @@ from labeling.views import NewComparison
 from tests.app.site import Site
 
 CHROMIUM = "/usr/bin/chromium"
+SLOW_FRAME = 300  # milliseconds
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +56,21 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page of a site as somebody; fails the test if the page logs an error or asks another host."""
     contexts, problems = [], []
 
-    def open_page(site: Site, person: Person | None = None, path: str = "/label", **context: Any) -> Any:
+    def open_page(
+        site: Site,
+        person: Person | None = None,
+        path: str = "/label",
+        slow_frames: bool = False,
+        **context: Any,
+    ) -> Any:
         tab = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
         contexts.append(tab)
         if person:
             tab.add_cookies([{"name": COOKIE, "value": site.session(person), "url": site.url}])
+        if slow_frames:  # as on a busy machine
+            tab.add_init_script(
+                f"window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), {SLOW_FRAME})"
+            )
         page = tab.new_page()
         page.set_default_timeout(20_000)
         page.problems = problems

@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from labeling.queue.settings import QueueSettings, save_settings
 from labeling.schema import Assignment, Flag, Judgement
+from tests.app.conftest import SLOW_FRAME
 from tests.app.site import comparison
 
 READY = "#card-A .message"
@@ -132,6 +133,17 @@ def test_skip_needs_a_reason_and_flag_keeps_the_item(make_site, open_page):
         assert [flag.reason for flag in flags] == ["the answers are cut off"]
         assert [one.reason for one in skipped] == ["cannot judge"]
     assert site.labels() == []
+
+
+def test_nothing_typed_into_a_drawer_is_lost_where_frames_are_slow(make_site, open_page):
+    site = make_site(numbered(1))
+    page = open_page(site, site.person("mei"), slow_frames=True)
+    page.wait_for_selector(READY)
+    page.keyboard.press("f")
+    page.wait_for_selector("#flag textarea:focus")
+    page.keyboard.type("cut off")
+    page.wait_for_timeout(2 * SLOW_FRAME)  # milliseconds
+    assert page.input_value("#flag textarea") == "cut off"
 
 
 def test_ranking_by_keyboard(make_site, open_page):

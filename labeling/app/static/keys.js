@@ -81,9 +81,13 @@
   function enter(drawer, tries) {
     const first = drawer?.querySelector("input, textarea");
     if (!first?.offsetParent) return tries > 0 && setTimeout(() => enter(drawer, tries - 1), 25);
-    drawer.scrollIntoView({ block: "nearest" });
-    first.focus();
+    nextFrame(() => nextFrame(() => { // when a drawer opens Gradio sets its fields once more, in the next frame
+      drawer.scrollIntoView({ block: "nearest" });
+      first.focus();
+    }));
   }
+
+  const nextFrame = (draw) => window.requestAnimationFrame(draw);
 
   const KEYS = {
     ArrowLeft: () => move(-1),
