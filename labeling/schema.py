@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     DateTime,
     ForeignKey,
@@ -227,6 +228,25 @@ class QueueSettingsRow(Base):
     settings: Mapped[dict[str, Any]]
 
 
+class JudgeBatch(Base):
+    """Calls handed over together to an endpoint's batch API, recorded before it is asked to take them."""
+
+    __tablename__ = "judge_batch"
+    __table_args__ = (CheckConstraint("state in ('submitting', 'open', 'collected')", name="state"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(
+        String(32), unique=True
+    )  # by which a lost answer to the submission is found
+    base_url: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(String(255))
+    remote_id: Mapped[str] = mapped_column(String(255), default="")  # the endpoint's name of it
+    state: Mapped[str] = mapped_column(String(16), default="submitting")
+    status: Mapped[str] = mapped_column(String(32), default="")  # the endpoint's last word
+    calls: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    collected_at: Mapped[datetime | None]
+
+
 class JudgeCall(Base):
     """The ledger: one row for each paid attempt, written before sending; the reply is stored before parsing."""
 
@@ -234,16 +254,25 @@ class JudgeCall(Base):
     __table_args__ = (
         UniqueConstraint("key", "attempt"),
         CheckConstraint("state in ('intent', 'answered', 'failed', 'uncertain')", name="state"),
+        Index(
+            "ix_judge_call_judge", "model", "base_url", "state", "cost"
+        ),  # what a judge cost, from it alone
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(
         String(64), index=True
     )  # hash(base_url, model, messages, sampling, sample)
     attempt: Mapped[int] = mapped_column(default=1)
+    base_url: Mapped[str] = mapped_column(Text, default="", server_default="")
+    model: Mapped[str] = mapped_column(String(255), default="", server_default="")
     state: Mapped[str] = mapped_column(String(16), default="intent")
+    cost: Mapped[int | None] = mapped_column(
+        BigInteger
+    )  # 1e-12 US dollars; the most it can be until it is known
     request: Mapped[dict[str, Any]]  # never a key or a header
     reply: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str] = mapped_column(Text, default="")
+    batch_id: Mapped[int | None] = mapped_column(ForeignKey("judge_batch.id"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
     answered_at: Mapped[datetime | None]
 
@@ -265,6 +294,10 @@ class Judgement(Base):
     p_first: Mapped[float | None]  # mean over both orders, in stored order
     order_consistent: Mapped[bool | None]
     reason: Mapped[str] = mapped_column(Text, default="")
+    routed: Mapped[str] = mapped_column(String(16), default="", server_default="")  # why people are to look
+    detail: Mapped[dict[str, Any]] = mapped_column(
+        default=dict, server_default="{}"
+    )  # each reading; what was drawn
     call_keys: Mapped[list[Any]]
     label_id: Mapped[int | None] = mapped_column(ForeignKey("label.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from alignment.cli import options
@@ -19,6 +21,10 @@ def run(
     overrides: options.Overrides = None,
     config: options.Config = None,
     store: options.Store = options.DEFAULT_STORE,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0, help="US dollars that this judge may cost in this store, all runs together."),
+    ] = None,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
@@ -26,7 +32,7 @@ def run(
 
     A run that was stopped goes on where it was: what has been answered is not asked again.
 
-    Example: [bold]align judge run --config configs/judge.yaml --store align.db[/bold]
+    Example: [bold]align judge run --config configs/judge.yaml --store align.db --budget 5[/bold]
     """
     from alignment.config import load_config, to_yaml
     from alignment.console import note, print_json, progress_bar
@@ -35,7 +41,8 @@ def run(
     from labeling.judge.plan import plan_judge
     from labeling.store import Store
 
-    resolved = load_config(JudgeConfig, config, overrides or [])
+    more = [] if budget is None else [f"budget={budget}"]
+    resolved = load_config(JudgeConfig, config, [*(overrides or []), *more])
     opened = Store.open(store, create=False)
     plan = plan_judge(opened, resolved)
     if dry_run:
@@ -43,7 +50,7 @@ def run(
         if json:
             print_json(plan.as_dict())
         return
-    with progress_bar("judging", plan.comparisons + plan.not_pairs) as advance:
+    with progress_bar("judging", plan.comparisons + plan.not_pairs + plan.own) as advance:
         report = run_judge(opened, resolved, progress=advance)
     note(report.as_text())
     if json:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from aiolimiter import AsyncLimiter
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -21,7 +20,10 @@ from labeling.errors import LabelingError
 from labeling.judge import ledger
 from labeling.judge.client import CallFailed, JudgeClient
 from labeling.judge.config import JudgeConfig
-from labeling.judge.ledger import Call
+from labeling.judge.ledger import Call, End, Intent
+from labeling.judge.prices import Cost, most_tokens, usual_tokens
+from labeling.judge.purse import Purse
+from labeling.judge.throttle import Throttle
 from labeling.judge.writer import StoreWriter
 
 _wait_longer_each_time = wait_exponential_jitter(initial=0.5, max=30.0, jitter=1.0)
@@ -51,30 +53,38 @@ class Asker:
     """
 
     def __init__(
-        self, config: JudgeConfig, client: JudgeClient, write: StoreWriter, stopping: asyncio.Event
+        self,
+        config: JudgeConfig,
+        client: JudgeClient,
+        write: StoreWriter,
+        stopping: asyncio.Event,
+        *,
+        counts: CallCounts,
+        purse: Purse,
+        cost: Cost | None,
     ) -> None:
-        self.counts = CallCounts()
+        self.counts = counts
         self._config = config
         self._client = client
         self._write = write
         self._stopping = stopping
+        self._purse = purse
+        self._cost = cost
+        self._throttle = Throttle(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
         self._in_flight: dict[str, asyncio.Event] = {}  # by key: two comparisons may hold the same texts
-        per_minute = config.requests_per_minute
-        self._limiter = (
-            AsyncLimiter(max(1.0, per_minute / 60), max(1.0, 60 / per_minute)) if per_minute else None
-        )
+        self._reached = False
 
     async def reply(self, call: Call) -> dict[str, Any]:
         """The reply to `call` as the endpoint sent it, from the ledger if it is there.
 
-        Raises CallFailed after the last attempt, Stopped, or LabelingError if the job cannot go on.
+        Raises CallFailed after the last attempt, Stopped, BudgetSpent, or LabelingError if the job cannot go on.
         """
         key = call.key
         while key in self._in_flight:
             await self._in_flight[key].wait()
         ended = self._in_flight[key] = asyncio.Event()
         try:
-            known = await self._write(partial(ledger.answer, key=key))
+            known = await self._write(ledger.answers, key)
             if known is not None:
                 self.counts.reused += 1
                 return known
@@ -85,7 +95,7 @@ class Asker:
                 sleep=self._sleep,
                 reraise=True,
             )
-            return await retrying(self._attempt, call, key)
+            return await retrying(self._attempt, call)
         except CallFailed as failure:
             if failure.then in ("unreachable", "job"):
                 raise LabelingError(str(failure)) from None
@@ -94,60 +104,87 @@ class Asker:
             del self._in_flight[key]
             ended.set()
 
-    async def _attempt(self, call: Call, key: str) -> dict[str, Any]:
-        await self._turn()
-        if self._stopping.is_set():
-            raise Stopped
-        attempt = await self._write(partial(ledger.claim, call=call, key=key))
+    async def _attempt(self, call: Call) -> dict[str, Any]:
+        prompt, reply = most_tokens(call.body)
+        most = self._cost(prompt, reply) if self._cost and reply is not None else None
+        async with self._throttle.slot(self._stopping):
+            await self._throttle.turn(usual_tokens(call.body) + (reply or 0), self._stopping)
+            await self._purse.reserve(most)
+            paid: int | None = 0
+            try:
+                if self._stopping.is_set():
+                    raise Stopped
+                paid = most  # unless the endpoint says otherwise
+                answer, paid = await self._send(call, most)
+            except CallFailed as failure:
+                paid = most if failure.paid == "perhaps" else 0
+                raise
+            finally:
+                await self._purse.settle(most, paid)
+            return answer
+
+    async def _send(self, call: Call, most: int | None) -> tuple[dict[str, Any], int | None]:
+        """The reply to one attempt, recorded, and what it cost."""
+        attempt = await self._write(ledger.claim, Intent(call, most))
         if attempt is None:
             raise LabelingError(
                 f"another job of {self._config.annotator} is at work on this store; let it finish first"
             )
         self.counts.attempts += 1
+        sent = time.monotonic()
         try:
             reply = await self._client.send(call.body)
         except CallFailed as failure:
-            await self._record_failure(key, attempt, failure)
+            if failure.then == "retry":
+                self._throttle.pushed_back(sent, failure.retry_after)
+            await self._record_failure(call.key, attempt, failure, most)
             raise
-        await self._write(partial(ledger.record_reply, key=key, attempt=attempt, reply=reply))
-        self._count_reply(reply)
-        return reply
+        self._throttle.answered()
+        self._reached = True
+        cost = self._count(reply, most)
+        await self._write(ledger.close, End(call.key, attempt, "answered", reply, cost=cost))
+        return reply, cost
 
-    async def _record_failure(self, key: str, attempt: int, failure: CallFailed) -> None:
-        state: Literal["failed", "uncertain"] = "uncertain" if failure.paid == "perhaps" else "failed"
-        self.counts.uncertain += state == "uncertain"
-        self.counts.failed += state == "failed"
-        await self._write(
-            partial(ledger.record_failure, key=key, attempt=attempt, state=state, error=str(failure))
+    async def _record_failure(self, key: str, attempt: int, failure: CallFailed, most: int | None) -> None:
+        uncertain = failure.paid == "perhaps"
+        self.counts.uncertain += uncertain
+        self.counts.failed += not uncertain
+        end = (
+            End(key, attempt, "uncertain", error=str(failure), cost=most)
+            if uncertain
+            else End(key, attempt, "failed", error=str(failure), cost=None if most is None else 0)
         )
+        await self._write(ledger.close, end)
 
-    def _count_reply(self, reply: dict[str, Any]) -> None:
+    def _count(self, reply: dict[str, Any], most: int | None) -> int | None:
+        """Add the reply to the counts; what it cost, `most` where it does not say how many tokens it used."""
         self.counts.answered += 1
-        usage = reply.get("usage")
-        for name in ("prompt_tokens", "completion_tokens"):
-            tokens = usage.get(name) if isinstance(usage, dict) else None
-            if isinstance(tokens, int):
-                setattr(self.counts, name, getattr(self.counts, name) + tokens)
+        tokens = usage_of(reply)
+        if tokens is None:
+            return most
+        self.counts.prompt_tokens += tokens[0]
+        self.counts.completion_tokens += tokens[1]
+        return self._cost(*tokens) if self._cost else None
 
     def _is_worth_retrying(self, error: BaseException) -> bool:
         if not isinstance(error, CallFailed):
             return False
         # an address that never answered is a wrong address; one that did may come back
-        return error.then == "retry" or (error.then == "unreachable" and self.counts.answered > 0)
-
-    async def _turn(self) -> None:
-        """Wait for the rate limit's next slot, or for the job's end."""
-        if self._limiter is None:
-            return
-        slot = asyncio.ensure_future(self._limiter.acquire())
-        end = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait({slot, end}, return_when=asyncio.FIRST_COMPLETED)
-        slot.cancel()
-        end.cancel()
+        return error.then == "retry" or (error.then == "unreachable" and self._reached)
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def usage_of(reply: dict[str, Any]) -> tuple[int, int] | None:
+    """(prompt tokens, reply tokens) as the endpoint counts them, None if it does not say."""
+    usage = reply.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    valid = all(type(n) is int and 0 <= n < 2**40 for n in tokens)  # what is stored must be storable
+    return (tokens[0] or 0, tokens[1] or 0) if valid else None
 
 
 def _as_long_as_asked(state: RetryCallState) -> float:

@@ -25,7 +25,7 @@ class CallFailed(Exception):
     """An attempt that brought no reply.
 
     `paid`: "no" if the endpoint said so or was never reached, "perhaps" if it was sent and the reply lost.
-    `verdict`: "retry" (it may go better next time), "item" (this request will never do), "unreachable", or
+    `then`: "retry" (it may go better next time), "item" (this request will never do), "unreachable", or
     "job" (no request will do: wrong key, unknown model); the message is then fit for the user.
     """
 
@@ -76,12 +76,14 @@ class JudgeClient:
 
     async def send(self, body: dict[str, Any]) -> dict[str, Any]:
         """The reply's JSON as it came ({"unreadable": text} if it is no JSON object). Raises CallFailed."""
+        import httpx2
         import openai
 
         seconds = self._config.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                raw = await self._client.chat.completions.with_raw_response.create(**body)
+                # by its path: the reply is stored as it came, so nothing is to be gained from typing it
+                raw = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
             text = self._without_key(raw.text)
         except TimeoutError:
             raise CallFailed(f"no reply within {seconds:g} s", then="retry", paid="perhaps") from None
@@ -134,7 +136,9 @@ class JudgeClient:
         if status == 402 or getattr(error, "code", None) == "insufficient_quota":
             return CallFailed(f"the account at {url} is used up ({status}: {said})", then="job")
         if status in (400, 422) and "logprob" in said.lower():
-            return CallFailed(f"{model} gives no logprobs ({said}); set verdict=text", then="job")
+            return CallFailed(
+                f"{model} gives no logprobs ({said}); set verdict=json, or verdict=text", then="job"
+            )
         if status in (408, 409, 425, 429) or status >= 500:
             return CallFailed(
                 f"{status}: {said}", then="retry", retry_after=seconds_to_wait(error.response.headers)

@@ -1,4 +1,4 @@
-"""The judge job: ask an endpoint about every waiting comparison, in both orders, and label what it answers.
+"""The judge job: ask about every waiting comparison, and label what the endpoint answers.
 
 A kill at any moment loses at most the calls in flight. Running the job again goes on where it stopped: answers
 in the ledger are read, not bought again.
@@ -7,143 +7,125 @@ in the ledger are read, not bought again.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
-from jinja2 import Template
-from sqlalchemy import select
-
-from labeling.errors import LabelingError
 from labeling.judge import ledger
-from labeling.judge.asker import Asker, CallCounts, Stopped
+from labeling.judge.asker import Asker, Stopped
 from labeling.judge.client import CallFailed, JudgeClient
 from labeling.judge.config import JudgeConfig
-from labeling.judge.judgements import record
+from labeling.judge.judge import Judge, Question
+from labeling.judge.judgements import Judged, record
 from labeling.judge.ledger import Call
-from labeling.judge.parsing import ReplyReading, read_reply
-from labeling.judge.rendering import judge_messages, load_template
-from labeling.judge.verdict import ORDERS, combine
+from labeling.judge.panel import agree_on, is_split
+from labeling.judge.parsing import ReplyReading
+from labeling.judge.prices import PICO, cost_of
+from labeling.judge.purse import BudgetSpent, Purse
+from labeling.judge.report import JudgeReport
+from labeling.judge.routing import why_people
+from labeling.judge.verdict import Seen, Verdict
+from labeling.judge.waiting import references, waiting_comparisons
 from labeling.judge.writer import StoreWriter
-from labeling.schema import Annotator
 from labeling.store import Store
 from labeling.views import ComparisonView
 
 PAGE = 64  # comparisons taken from the store at a time
-TOP_LOGPROBS = 5  # the most that every endpoint grants
+Progress = Callable[..., None]  # progress(1, verdict=12, ...)
+
+
+class Replies(Protocol):
+    """Where replies come from: the endpoint by way of the ledger, or the ledger alone."""
+
+    async def reply(self, call: Call) -> dict[str, Any]: ...
 
 
 @dataclass
-class JudgeReport:
-    """What one run of the job did. Every comparison that it took up is under one of `outcomes` or `not_pairs`."""
+class Seat:
+    """A judge at work."""
 
-    judge: str
-    comparisons: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    labels: int = 0
-    order_inconsistent: int = 0  # of those with a verdict or a tie
-    not_pairs: int = 0  # more than two sides: a pairwise judge leaves them alone
-    calls: CallCounts = field(default_factory=CallCounts)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "outcomes": dict(self.outcomes)}
-
-    def as_text(self) -> str:
-        outcomes = ", ".join(f"{outcome} {n:,}" for outcome, n in sorted(self.outcomes.items()))
-        left_alone = f"; {self.not_pairs:,} with more than two sides left alone" if self.not_pairs else ""
-        calls = self.calls
-        return (
-            f"{self.judge}: {self.comparisons:,} comparisons ({outcomes or 'none waiting'}{left_alone}), "
-            f"{self.labels:,} labelled, {self.order_inconsistent:,} of them with a winner that changed with the "
-            f"order\ncalls: {calls.attempts:,} sent, {calls.answered:,} answered, {calls.failed:,} turned down, "
-            f"{calls.uncertain:,} uncertain, {calls.reused:,} answers reused; tokens: {calls.prompt_tokens:,} in, "
-            f"{calls.completion_tokens:,} out"
-        )
+    judge: Judge
+    replies: Replies
+    annotator_id: int | None = None  # it is made with its first judgement
 
 
-def run_judge(
-    store: Store, config: JudgeConfig, progress: Callable[[int], None] | None = None
-) -> JudgeReport:
-    """Label the waiting comparisons of `store`; `progress(1)` is called after each.
+@dataclass(frozen=True)
+class Opinion:
+    """What one judge said of one comparison."""
+
+    seat: Seat
+    questions: list[Question]
+    readings: list[ReplyReading]
+    verdict: Verdict
+
+
+def run_judge(store: Store, config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
+    """Label the waiting comparisons of `store`; `progress(1, **figures)` is called after each.
 
     An interrupt lets the calls in flight finish and be stored (a second one does not wait for them). Raises
     LabelingError for a template, key, model or address that will not do: what was answered by then is kept.
     """
-    template = load_template(config.prompt, config.language)
-    return asyncio.run(_Job(store, config, template, progress or (lambda _: None)).run())
-
-
-def waiting_comparisons(store: Store, config: JudgeConfig) -> Iterator[ComparisonView]:
-    """What the job is to label. Comparisons whose judgement failed are among them: their answers are read
-    again from the ledger, which costs nothing, and what has no answer is asked again. Raises LabelingError if
-    the store holds none at all."""
-    if not store.counts()["comparisons"]:
-        raise LabelingError(
-            "the store holds no comparisons: `align rollout` or `align data import` adds some"
-        )
-    if config.only == "unlabelled":
-        return store.comparisons(unlabelled=True)
-    return store.comparisons(without_label_by=judge_id(store, config))
-
-
-def judge_id(store: Store, config: JudgeConfig) -> int | None:
-    """The judge's id as annotator, None if it has none yet: it is made with its first judgement."""
-    with store.snapshot() as connection:
-        return connection.scalar(select(Annotator.id).where(Annotator.name == config.annotator))
-
-
-def calls_for(comparison: ComparisonView, config: JudgeConfig, template: Template) -> tuple[Call, Call]:
-    """The two requests, one for each order of `ORDERS`."""
-    sampling: dict[str, Any] = {"max_tokens": config.max_tokens}
-    if config.temperature is not None:
-        sampling["temperature"] = config.temperature
-    if config.verdict == "logprobs":
-        sampling |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-    sides = [messages for messages, _ in comparison.sides]
-
-    def call(a: int, b: int) -> Call:
-        messages = judge_messages(template, comparison.prompt, sides[a], sides[b])
-        return Call(config.base_url, {"model": config.model, "messages": messages, **sampling})
-
-    return call(*ORDERS[0]), call(*ORDERS[1])
+    judges = [Judge(member) for member in config.members()]
+    return asyncio.run(_Job(store, config, judges, progress or (lambda *_, **__: None)).run())
 
 
 class _Job:
     """One run: as many workers as calls may be in flight, each taking comparison after comparison."""
 
-    def __init__(
-        self, store: Store, config: JudgeConfig, template: Template, progress: Callable[[int], None]
-    ) -> None:
+    def __init__(self, store: Store, config: JudgeConfig, judges: list[Judge], progress: Progress) -> None:
         self.store = store
         self.config = config
-        self.template = template
+        self.judges = judges
         self.progress = progress
         self.report = JudgeReport(config.annotator)
-        self.page: deque[ComparisonView] = deque()
-        self.annotator_id: int | None = None
+        self.page: deque[tuple[ComparisonView, str]] = deque()
+        self.panel_id: int | None = None
 
     async def run(self) -> JudgeReport:
         self.stopping = asyncio.Event()
         self.reading = asyncio.Lock()
+        self.naming = asyncio.Lock()
         self.write = StoreWriter(self.store)
         try:
-            async with JudgeClient(self.config) as client:
-                self.asker = Asker(self.config, client, self.write, self.stopping)
-                self.report.calls = self.asker.counts
-                self.report.calls.uncertain += await self.write(
-                    partial(ledger.mark_uncertain, base_url=self.config.base_url, model=self.config.model)
-                )
+            async with AsyncExitStack() as stack:
+                before = sum(self._spent(judge.config) for judge in self.judges)
+                budget = None if self.config.budget is None else round(self.config.budget * PICO)
+                self.purse = Purse(budget, before)
+                self.seats = [await self._seat(judge, stack) for judge in self.judges]
                 self.waiting = waiting_comparisons(self.store, self.config)
+                self.before = before
                 await self._work_until_done()
         finally:
             self.write.close()
         return self.report
 
+    def _spent(self, config: JudgeConfig) -> int:
+        return ledger.spent(self.store, config.base_url, config.model)
+
+    async def _seat(self, judge: Judge, stack: AsyncExitStack) -> Seat:
+        config = judge.config
+        client = await stack.enter_async_context(JudgeClient(config))
+        cost = cost_of(config)
+        if cost:
+            self.report.cost = 0
+        self.report.calls.uncertain += await self.write.on_thread(partial(self._mark_uncertain, config))
+        asker = Asker(
+            config, client, self.write, self.stopping,
+            counts=self.report.calls, purse=self.purse, cost=cost,
+        )  # fmt: skip
+        return Seat(judge, asker)
+
+    def _mark_uncertain(self, config: JudgeConfig) -> int:
+        with self.store.begin() as session:
+            return ledger.mark_uncertain(session, config.base_url, config.model)
+
     async def _work_until_done(self) -> None:
-        workers = [asyncio.create_task(self._work()) for _ in range(self.config.concurrency)]
+        count = self.config.concurrency * len(self.seats)
+        workers = [asyncio.create_task(self._work()) for _ in range(count)]
         try:
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -154,50 +136,129 @@ class _Job:
             raise errors[0]
 
     async def _work(self) -> None:
-        while not self.stopping.is_set() and (comparison := await self._next()) is not None:
+        while not self.stopping.is_set() and (following := await self._next()) is not None:
             try:
-                await self._judge(comparison)
+                await self._judge(*following)
             except Stopped:
                 return
+            except BudgetSpent:
+                self.report.stopped_by_budget = True
+                self.stopping.set()
+                return
             self.report.comparisons += 1
-            self.progress(1)
+            if self.report.cost is not None:
+                self.report.cost = self.purse.spent - self.before
+            self.progress(1, **self.report.progress())
 
-    async def _next(self) -> ComparisonView | None:
+    async def _next(self) -> tuple[ComparisonView, str] | None:
+        """A comparison, and the reference answer to show with it."""
         async with self.reading:
             if not self.page:
-                self.page.extend(await self.write.on_thread(lambda: list(islice(self.waiting, PAGE))))
+                self.page.extend(await self.write.on_thread(self._read_page))
             return self.page.popleft() if self.page else None
 
-    async def _judge(self, comparison: ComparisonView) -> None:
-        if len(comparison.sides) != 2:
+    def _read_page(self) -> list[tuple[ComparisonView, str]]:
+        views = list(islice(self.waiting, PAGE))
+        found = references(self.store, views) if self.config.reference else {}
+        return [(view, found.get(view.id, "")) for view in views]
+
+    async def _judge(self, comparison: ComparisonView, reference: str) -> None:
+        sitting = [seat for seat in self.seats if self.config.judge_own or not seat.judge.gave(comparison)]
+        if not self.judges[0].can_judge(comparison):
             self.report.not_pairs += 1
-            return
-        calls = calls_for(comparison, self.config, self.template)
-        readings = (await self._ask(calls[0]), await self._ask(calls[1]))
-        verdict = combine(readings, self.config.tie_band)
-        labelled = await self.write(
-            partial(
-                record,
-                comparison_id=comparison.id,
-                annotator_id=await self._annotator_id(),
-                verdict=verdict,
-                call_keys=[call.key for call in calls],
-            )
+        elif not sitting:
+            self.report.own += 1
+        else:
+            opinions = [await self._hear(seat, comparison, reference) for seat in sitting]
+            await self._decide(comparison, opinions)
+
+    async def _hear(self, seat: Seat, comparison: ComparisonView, reference: str) -> Opinion:
+        questions = seat.judge.questions(comparison, reference)
+        sides = len(comparison.sides)
+        readings = []
+        for question in questions:
+            try:
+                reply = await seat.replies.reply(question.call)
+                readings.append(seat.judge.read(reply, sides))
+            except CallFailed as failure:
+                readings.append(ReplyReading("api_error", reason=str(failure)))
+        return Opinion(seat, questions, readings, seat.judge.verdict(questions, readings))
+
+    async def _decide(self, comparison: ComparisonView, opinions: list[Opinion]) -> None:
+        verdicts = [opinion.verdict for opinion in opinions]
+        if self.config.panel:
+            weighted = [(opinion.verdict, opinion.seat.judge.config.weight) for opinion in opinions]
+            verdict = agree_on(weighted, self.config.panel_rule, self.config.tie_band)
+        else:
+            [verdict] = verdicts
+        why = why_people(verdict, self.config.route, split=is_split(verdicts))
+        members = (
+            [await self._judged(comparison, opinion) for opinion in opinions] if self.config.panel else []
         )
+        spoken = Judged(
+            comparison.id,
+            await self._speaker(opinions[0].seat),
+            verdict,
+            shown_order=[question.order for question in opinions[0].questions],
+            call_keys=[question.call.key for opinion in opinions for question in opinion.questions],
+            detail=_panel(opinions) if self.config.panel else _detail(opinions[0], comparison),
+            routed=why,
+            priority=self.config.route.priority if why else None,
+        )
+        *_, labelled = await asyncio.gather(*(self.write(record, one) for one in [*members, spoken]))
         self.report.outcomes[verdict.outcome] += 1
         self.report.labels += labelled
         self.report.order_inconsistent += verdict.order_consistent is False
+        if why:
+            self.report.routed[why] += 1
 
-    async def _annotator_id(self) -> int:
-        if self.annotator_id is None:
-            self.annotator_id = await self.write.on_thread(
-                lambda: self.store.annotator(self.config.annotator, "judge")
-            )
-        return self.annotator_id
+    async def _judged(self, comparison: ComparisonView, opinion: Opinion) -> Judged:
+        """A panel member's own judgement."""
+        return Judged(
+            comparison.id,
+            await self._annotator(opinion.seat),
+            opinion.verdict,
+            shown_order=[question.order for question in opinion.questions],
+            call_keys=[question.call.key for question in opinion.questions],
+            detail=_detail(opinion, comparison),
+            speaks=False,
+        )
 
-    async def _ask(self, call: Call) -> ReplyReading:
-        try:
-            reply = await self.asker.reply(call)
-        except CallFailed as failure:
-            return ReplyReading("api_error", reason=str(failure))
-        return read_reply(reply, use_logprobs=self.config.verdict == "logprobs")
+    async def _speaker(self, seat: Seat) -> int:
+        """Under whose name the label stands."""
+        if not self.config.panel:
+            return await self._annotator(seat)
+        async with self.naming:
+            if self.panel_id is None:
+                self.panel_id = await self._named(self.config.annotator)
+        return self.panel_id
+
+    async def _annotator(self, seat: Seat) -> int:
+        async with self.naming:
+            if seat.annotator_id is None:
+                seat.annotator_id = await self._named(seat.judge.config.annotator)
+        return seat.annotator_id
+
+    async def _named(self, name: str) -> int:
+        return await self.write.on_thread(lambda: self.store.annotator(name, "judge"))
+
+
+def _detail(opinion: Opinion, comparison: ComparisonView) -> dict[str, Any]:
+    """What each reply said, and what was drawn."""
+    seen = zip(opinion.questions, opinion.readings, strict=True)
+    readings = [Seen(question.order, reading).as_dict() for question, reading in seen]
+    principles = opinion.seat.judge.principles(comparison)
+    return {"readings": readings} | ({"principles": principles} if principles else {})
+
+
+def _panel(opinions: list[Opinion]) -> dict[str, Any]:
+    return {
+        "members": {
+            opinion.seat.judge.config.annotator: {
+                "outcome": opinion.verdict.outcome,
+                "p_first": opinion.verdict.p_first,
+                "weight": opinion.seat.judge.config.weight,
+            }
+            for opinion in opinions
+        }
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -12,14 +13,17 @@ from sqlalchemy.orm import Session
 from labeling.store import Store
 
 T = TypeVar("T")
-Waiting = tuple[Callable[[Session], Any], "asyncio.Future[Any]"]
+R = TypeVar("R")
+Operation = Callable[[Session, Sequence[Any]], Sequence[Any]]
+Waiting = tuple[Operation, Any, "asyncio.Future[Any]"]
 
 
 class StoreWriter:
-    """`await writer(operation)` returns when `operation(session)` is committed.
+    """`await writer(operation, item)` gives `item` its part of `operation(session, items)`, once that is committed.
 
-    Operations that wait at the same time share a transaction (group commit), so that one disk flush serves
-    many calls in flight. An operation must not raise for what it expects: it would undo its neighbours.
+    What waits at the same time shares a transaction (group commit), and an operation is called once for all its
+    items, so that one disk flush and a few statements serve many calls in flight. An operation must not raise
+    for what it expects: it would undo its neighbours.
     """
 
     def __init__(self, store: Store) -> None:
@@ -28,15 +32,15 @@ class StoreWriter:
         self._waiting: list[Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
 
-    async def __call__(self, operation: Callable[[Session], T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((operation, future))
+    async def __call__(self, operation: Callable[[Session, Sequence[T]], Sequence[R]], item: T) -> R:
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((operation, item, future))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         return await future
 
     async def on_thread(self, function: Callable[[], T]) -> T:
-        """Run a read on the same thread."""
+        """Run a function on the same thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def close(self) -> None:
@@ -46,25 +50,24 @@ class StoreWriter:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                results: list[Any] = await self._commit(batch)
+                results = await self.on_thread(lambda batch=batch: self._commit(batch))  # type: ignore[misc]
             except Exception as error:
-                results = [error] * len(batch)
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.cancelled():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
+                for *_, future in batch:
+                    if not future.cancelled():
+                        future.set_exception(error)
+                continue
+            for future, result in results:
+                if not future.cancelled():
                     future.set_result(result)
         self._flushing = None
 
-    async def _commit(self, batch: list[Waiting]) -> list[Any]:
-        def transaction() -> list[Any]:
-            with self._store.begin() as session:
-                results = []
-                for operation, _ in batch:
-                    results.append(operation(session))
-                    session.flush()  # so that the next operation of the batch sees it
-                return results
-
-        return await self.on_thread(transaction)
+    def _commit(self, batch: list[Waiting]) -> list[tuple[asyncio.Future[Any], Any]]:
+        by_operation: dict[Operation, list[tuple[Any, asyncio.Future[Any]]]] = defaultdict(list)
+        for operation, item, future in batch:
+            by_operation[operation].append((item, future))
+        done: list[tuple[asyncio.Future[Any], Any]] = []
+        with self._store.begin() as session:
+            for operation, waiting in by_operation.items():
+                results = operation(session, [item for item, _ in waiting])
+                done += zip((future for _, future in waiting), results, strict=True)
+        return done

@@ -57,8 +57,8 @@ def test_dry_run_then_run_then_nothing_left(store_file):
 
 
 def test_wrong_use(store_file, tmp_path):
-    with pytest.raises(ConfigError, match="unknown key 'modle'; did you mean 'model'"):
-        align_judge_run("modle=x", "--store", store_file)
+    with pytest.raises(ConfigError, match="unknown key 'modell'; did you mean 'model'"):
+        align_judge_run("modell=x", "--store", store_file)
     with pytest.raises(ConfigError, match="key 'model' is required"):
         align_judge_run("--store", store_file)
     with pytest.raises(LabelingError, match="no store at"):

@@ -10,7 +10,9 @@ import pytest
 
 from alignment.demo.stand_in_judge import MODEL, Faults, Manner, StandInJudge
 from labeling.hashing import content_hash
-from labeling.judge.rendering import judge_messages, load_template
+from labeling.judge.config import JudgeConfig
+from labeling.judge.judge import Judge
+from labeling.views import ComparisonView
 
 
 def length(_prompt: str, answer: str) -> float:
@@ -18,9 +20,9 @@ def length(_prompt: str, answer: str) -> float:
 
 
 def request(first: str, second: str, prompt: str = "Say something.", **changes):
-    sides = ([{"role": "assistant", "content": text}] for text in (first, second))
-    messages = judge_messages(load_template("pairwise", "en"), [{"role": "user", "content": prompt}], *sides)
-    return {"model": MODEL, "messages": messages, "logprobs": True, "top_logprobs": 5} | changes
+    sides = tuple(([{"role": "assistant", "content": text}], "") for text in (first, second))
+    view = ComparisonView(1, [{"role": "user", "content": prompt}], sides)
+    return Judge(JudgeConfig(model=MODEL)).questions(view)[0].call.body | changes
 
 
 def post(server, body, **headers):

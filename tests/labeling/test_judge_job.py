@@ -94,7 +94,7 @@ def test_labels_every_comparison_in_both_orders(store):
     advanced = []
     with StandInJudge(politeness, manner=CLEAR) as server:
         plan = plan_judge(store, config(server))
-        report = run_judge(store, config(server), progress=advanced.append)
+        report = run_judge(store, config(server), progress=lambda n, **_: advanced.append(n))
     assert (plan.comparisons, plan.calls, plan.calls_answered) == (6, 12, 0)
     assert plan.prompt_tokens == pytest.approx(report.calls.prompt_tokens, rel=0.1)
     assert sum(advanced) == report.comparisons == report.labels == 6
@@ -336,14 +336,14 @@ class TestEndsEarly:
         fill(sqlite_store, 1)
         body = b'{"error": {"message": "logprobs are not supported with reasoning models."}}'
         with answering(400, body) as (url, _):
-            self.fails(sqlite_store, JudgeConfig(base_url=url, model="m"), "set verdict=text")
+            self.fails(sqlite_store, JudgeConfig(base_url=url, model="m"), "set verdict=json")
 
     def test_template_with_an_undefined_variable(self, sqlite_store, tmp_path):
         fill(sqlite_store, 1)
         path = tmp_path / "mine.j2"
-        path.write_text("{{ answer_a }} {{ answer_b }} {{ rubric }}")
+        path.write_text("{{ answer_a }} {{ answer_b }} {{ rubrik }}")
         with answering(200, b"{}") as (url, asked):
-            self.fails(sqlite_store, JudgeConfig(base_url=url, model="m", prompt=str(path)), "'rubric'")
+            self.fails(sqlite_store, JudgeConfig(base_url=url, model="m", prompt=str(path)), "'rubrik'")
         assert asked == []
 
     def test_nothing_to_judge(self, sqlite_store):

@@ -26,7 +26,7 @@ from labeling.judge.job import run_judge
 from labeling.store import Store
 store = Store.open(sys.argv[1])
 run_judge(store, JudgeConfig(base_url=sys.argv[2], model=sys.argv[3], concurrency=8),
-          progress=lambda n: print(n, flush=True))
+          progress=lambda n, **_: print(n, flush=True))
 """
 COMPARISONS, KILLS = 80, 3
 

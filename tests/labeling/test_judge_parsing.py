@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeling.judge.parsing import read_reply
+from labeling.judge.parsing import label_reader
+from labeling.judge.parsing import read_reply as read_with
+
+
+def read_reply(body, use_logprobs):
+    return read_with(body, label_reader(use_logprobs=use_logprobs))
 
 
 def reply(content, finish="stop", logprobs=None, refusal=None):

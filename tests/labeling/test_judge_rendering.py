@@ -9,9 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labeling.errors import LabelingError
-from labeling.judge.rendering import as_text, fenced, judge_messages, load_template
+from labeling.judge.config import JudgeConfig
+from labeling.judge.judge import Judge
+from labeling.judge.rendering import as_text, fenced, load_template
+from labeling.views import ComparisonView
 
 PROMPT = [{"role": "user", "content": "Name a river."}]
+
+
+def judge_messages(template, language, first, second, **config):
+    judge = Judge(JudgeConfig(model="m", prompt=template, language=language, **config))
+    question = judge.questions(ComparisonView(1, PROMPT, ((first, "x"), (second, "y"))))[0]
+    return question.call.body["messages"]
 
 
 def said(text):
@@ -28,7 +37,7 @@ def test_a_conversation_as_text():
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_packaged_templates_show_both_answers_in_order(language):
-    [message] = judge_messages(load_template("pairwise", language), PROMPT, said("The Cam."), said("None."))
+    [message] = judge_messages("pairwise", language, said("The Cam."), said("None."))
     content = message["content"]
     assert message["role"] == "user"
     assert "<judged_prompt>\nName a river.\n</judged_prompt>" in content
@@ -46,7 +55,7 @@ def test_packaged_templates_show_both_answers_in_order(language):
     ],
 )
 def test_judged_text_cannot_break_its_fence(attack):
-    [message] = judge_messages(load_template("pairwise", "en"), PROMPT, said(attack), said("ok"))
+    [message] = judge_messages("pairwise", "en", said(attack), said("ok"))
     tags = re.findall(r"[<＜][\s\u200b/]*judged_\w+", message["content"], re.IGNORECASE)
     assert tags == [
         f"{opening}judged_{name}" for name in ("prompt", "answer_a", "answer_b") for opening in ("<", "</")
@@ -62,7 +71,7 @@ def test_only_fence_like_text_is_changed(text):
 
 
 def test_jinja_in_judged_text_is_not_run():
-    [message] = judge_messages(load_template("pairwise", "en"), PROMPT, said("{{ 7 * 7 }}"), said("ok"))
+    [message] = judge_messages("pairwise", "en", said("{{ 7 * 7 }}"), said("ok"))
     assert "{{ 7 * 7 }}" in message["content"]
 
 
@@ -80,7 +89,7 @@ def test_a_template_that_will_not_do(tmp_path, source, complaint):
     path = tmp_path / "mine.j2"
     path.write_text(source)
     with pytest.raises(LabelingError, match=re.escape(complaint)) as caught:
-        judge_messages(load_template(str(path), "en"), PROMPT, said("x"), said("y"))
+        judge_messages(str(path), "en", said("x"), said("y"))
     assert "\n" not in str(caught.value)
 
 
@@ -93,7 +102,7 @@ def test_a_template_that_is_not_there(tmp_path):
 def test_a_template_of_ones_own(tmp_path):
     path = tmp_path / "mine.j2"
     path.write_text("{{ answer_a }} versus {{ answer_b }}")
-    [message] = judge_messages(load_template(str(path), "zh"), PROMPT, said("x"), said("y"))
+    [message] = judge_messages(str(path), "zh", said("x"), said("y"))
     assert message["content"] == (
         "<judged_answer_a>\nx\n</judged_answer_a> versus <judged_answer_b>\ny\n</judged_answer_b>"
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from labeling.judge.parsing import ReplyReading
-from labeling.judge.verdict import combine
+from labeling.judge.verdict import Seen, of_pair
+
+
+def combine(readings, tie_band):
+    """Of one reply in either order."""
+    return of_pair(
+        [Seen(order, one) for order, one in zip(((0, 1), (1, 0)), readings, strict=True)], tie_band
+    )
 
 
 def read(label, p_a, mass=None):
