@@ -18,6 +18,10 @@ STOP_SECONDS = 20.0  # for a server to finish by itself
 POLL_SECONDS = 0.2
 # a traceback's last line, behind whatever a logger puts in front of it
 ERROR = re.compile(r"(?:^|[\s\]])((?:[\w.]+\.)?\w*(?:Error|Exception)): (.+)$")
+# Ends group $1 when its standard input does, a pipe that closes with us however we end; kills it after $2 tenths.
+WATCH = """read _; kill -s TERM -- "-$1" 2>/dev/null; i=0
+while kill -s 0 -- "-$1" 2>/dev/null && [ $i -lt "$2" ]; do sleep 0.1; i=$((i + 1)); done
+kill -s KILL -- "-$1" 2>/dev/null"""
 ECHO = ("Engine core initialization failed", "Engine process failed to start")  # of an error told before
 
 
@@ -25,7 +29,7 @@ class ServerProcess:
     """Runs `command` until the `with` block ends; what it prints goes to `log`.
 
     SIGTERM first, SIGKILL for what is left after `STOP_SECONDS`, both to the whole group: a server's workers
-    outlive it otherwise, with the memory they hold.
+    outlive it otherwise, with the memory they hold. Should we be killed ourselves, a watching shell does the same.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
@@ -41,6 +45,13 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches it through us, once
             )
+        self.watcher = subprocess.Popen(  # noqa: S603
+            ["/bin/sh", "-c", WATCH, "watch", str(self.process.pid), str(round(10 * STOP_SECONDS))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,6 +92,8 @@ class ServerProcess:
         finally:
             self._signal(signal.SIGKILL)
             self.process.wait()
+            self.watcher.kill()
+            self.watcher.communicate()
 
     def alive(self) -> bool:
         """Whether any process of the group is left."""

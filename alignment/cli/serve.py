@@ -30,12 +30,29 @@ def serve(
             "--api-key-env", metavar="NAME", help="The variable with the key that callers must send."
         ),
     ] = None,
+    for_training: Annotated[
+        bool, typer.Option("--for-training", help="Let `align ppo` roll out on it and change its policy.")
+    ] = False,
+    lora_rank: Annotated[
+        int,
+        typer.Option(
+            "--lora-rank",
+            min=0,
+            help="With --for-training: the largest tuning.rank; 0 for whole weights (tuning.method=full).",
+        ),
+    ] = 16,
+    allow_remote: Annotated[
+        bool,
+        typer.Option("--allow-remote", help="--for-training also on a --host that other machines reach."),
+    ] = False,
 ) -> None:
-    """Serve a model on vLLM, OpenAI-compatible, until Ctrl-C: for the judge, for rollouts, for live pairs.
+    """Serve a model on vLLM, OpenAI-compatible, until Ctrl-C: for the judge, rollouts, live pairs, PPO.
 
     A base, policies on it by name, or a reward model.
 
     Example: [bold]align serve Qwen/Qwen3-0.6B --adapter tuned=runs/ppo --max-model-len 4096[/bold]
+
+    For PPO: [bold]align serve runs/sft --for-training --port 8001[/bold]
     """
     from alignment.serving import serve as serve_model
 
@@ -46,5 +63,7 @@ def serve(
         port=port,
         max_model_len=max_model_len,
         api_key_env=api_key_env,
+        training_rank=lora_rank if for_training else None,
+        allow_remote=allow_remote,
         extra=vllm_arguments or [],
     )

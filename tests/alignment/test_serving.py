@@ -20,7 +20,8 @@ import pytest
 from alignment import server_process
 from alignment.errors import AlignmentError, ConfigError
 from alignment.server_process import ServerProcess, own_words
-from alignment.serving import Served, as_whole_model, how_to_call, server_command, what_to_serve
+from alignment.serving import as_whole_model, for_training, how_to_call, what_to_serve
+from alignment.vllm_command import Served, server_command, server_environment
 
 STAND_IN = Path(__file__).parent / "stand_in_vllm"
 
@@ -106,7 +107,7 @@ def test_it_says_how_to_call_it_and_ends_with_all_its_children(running, port, ti
     assert f"align judge run base_url={url} model={tiny_model}" in said
     assert f"align rollout engine=openai policy.path={tiny_model} endpoint.base_url={url}" in said
     group = group_of(running)
-    assert len(group) == 2
+    assert len(group) == 3  # the server, its child, and the shell that watches
     running.send_signal(number)
     _, errors = running.communicate(timeout=20)
     assert running.returncode == 0
@@ -116,7 +117,7 @@ def test_it_says_how_to_call_it_and_ends_with_all_its_children(running, port, ti
 
 def test_interrupted_while_it_starts_nothing_is_left(running):
     end = time.monotonic() + 30
-    while len(group_of(running)) < 2:
+    while len(group_of(running)) < 3:
         assert time.monotonic() < end
         time.sleep(0.02)
     group = group_of(running)
@@ -124,6 +125,16 @@ def test_interrupted_while_it_starts_nothing_is_left(running):
     running.communicate(timeout=20)
     assert running.returncode == 0
     assert not any(child.is_running() for child in group)
+
+
+def test_killed_outright_its_children_end_too(running, port):
+    wait_for(port, running)
+    group = group_of(running)
+    assert len(group) == 3
+    running.kill()
+    running.communicate(timeout=20)
+    _, alive = psutil.wait_procs(group, timeout=20)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +219,39 @@ def test_adapters_are_served_by_name_with_room_for_the_largest(tiny_model, adapt
     assert command[-2:] == ["--seed", "1"]
     assert command[command.index("--max-model-len") + 1] == "64"
     assert command[command.index("--generation-config") + 1] == "vllm"
+
+
+@pytest.mark.parametrize(("rank", "room"), [(20, "32"), (4, "8"), (0, None)])
+def test_for_training_there_is_room_for_the_trainers_adapter_or_for_none(tiny_model, rank, room):
+    served = for_training(what_to_serve(str(tiny_model)), rank, "127.0.0.1", False)
+    command = server_command(served, "entry", host="127.0.0.1", port=1, max_model_len=None, extra=[])
+    assert command[command.index("--logprobs-mode") + 1] == "processed_logprobs"
+    assert (command[command.index("--max-lora-rank") + 1] if "--enable-lora" in command else None) == room
+
+
+def test_for_training_an_adapter_served_beside_has_its_own_place(tiny_model, adapters):
+    served = for_training(what_to_serve(str(adapters["large"])), 4, "localhost", False)
+    command = server_command(served, "entry", host="localhost", port=1, max_model_len=None, extra=[])
+    assert command[command.index("--max-loras") + 1] == "2"
+    assert command[command.index("--max-lora-rank") + 1] == "32"
+
+
+def test_the_controls_are_there_for_training_only(monkeypatch):
+    monkeypatch.delenv("VLLM_SERVER_DEV_MODE", raising=False)
+    assert "VLLM_SERVER_DEV_MODE" not in server_environment(None)
+    assert server_environment(None, for_training=True)["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_the_controls_are_for_this_machine_unless_allowed(tiny_model, reward_folder):
+    process = align_serve(tiny_model, "--for-training", "--host", "0.0.0.0")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "full control of the server" in errors
+    assert "--allow-remote" in errors
+    served = what_to_serve(str(tiny_model))
+    assert for_training(served, 16, "0.0.0.0", True).training_rank == 16
+    with pytest.raises(ConfigError, match="is a reward model"):
+        for_training(what_to_serve(str(reward_folder)), 16, "127.0.0.1", False)
 
 
 def test_an_adapter_folder_is_served_on_its_base(tiny_model, adapters):
