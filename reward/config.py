@@ -49,6 +49,12 @@ class LabelConfig(BaseModel):
         description="learn how well each annotator and judge follows the scores; noisy ones then pull less",
     )
 
+    length_covariate: Literal["none", "judges", "all"] = Field(
+        "none",
+        description="learn each rater's liking for longer answers apart from the scores: that of judges only, or that "
+        "of people too, which leaves the scores free of it",
+    )
+
     @model_validator(mode="after")
     def _factors(self) -> Self:
         if bad := [name for name, factor in self.source_weights.items() if not 0 <= factor < float("inf")]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from reward.config import RewardConfig
 from reward.errors import RewardError
-from reward.labels import LabelModel, Labels, with_raters
+from reward.labels import LabelModel, Labels, Raters, with_raters
 from reward.pairs import refuse_all_ties, usable, with_mean_weight_one
 from tests.reward.test_reward_train import pairs, row
 
@@ -32,8 +31,12 @@ def labels(p: list[float], rater: list[int], **other: list[float]) -> Labels:
     return Labels(**found, rater=torch.tensor(rater))
 
 
+def raters(**labels: int) -> Raters:
+    return Raters(tuple(labels), tuple(labels.values()), tuple(name == "judge" for name in labels), 10.0)
+
+
 def test_by_default_the_loss_is_bradley_terrys() -> None:
-    model = LabelModel(RewardConfig(), Counter(ann=2))
+    model = LabelModel(RewardConfig(), raters(ann=2))
     assert not any(p.requires_grad for p in model.parameters())
     loss = model(torch.tensor([1.0, -1.0]), labels([1.0, 1.0], [0, 0], margin=[5.0, 5.0]))
     assert loss.tolist() == pytest.approx([0.313262, 1.313262], abs=1e-6)
@@ -41,7 +44,7 @@ def test_by_default_the_loss_is_bradley_terrys() -> None:
 
 
 def test_margin_smoothing_and_reliability_by_hand() -> None:
-    model = LabelModel(RewardConfig(margin_scale=0.5, smoothing=0.1, reliability=True), Counter(a=1, b=1))
+    model = LabelModel(RewardConfig(margin_scale=0.5, smoothing=0.1, reliability=True), raters(a=1, b=1))
     with torch.no_grad():
         model.log_reliability.copy_(torch.tensor([math.log(3.0), 0.0]))  # over their mean: 3/2 and 1/2
     p = 0.9  # what is left of 1 after smoothing; the margin of 2 is scaled to 1 and fades to 0.8
@@ -61,8 +64,8 @@ def test_a_coin_is_told_from_an_expert() -> None:
     expert = torch.rand(2000, generator=generator) < gap[:2000].sigmoid()
     coin = torch.rand(2000, generator=generator) < 0.5
     sign = torch.where(torch.cat([expert, coin]), 1.0, -1.0)
-    model = LabelModel(RewardConfig(reliability=True), Counter(expert=2000, coin=2000))
-    rater = [1] * 2000 + [0] * 2000  # names are sorted
+    model = LabelModel(RewardConfig(reliability=True), raters(coin=2000, expert=2000))
+    rater = [1] * 2000 + [0] * 2000
     scale = torch.ones(
         (), requires_grad=True
     )  # stands for the reward model, which is free to move its scores
@@ -75,9 +78,38 @@ def test_a_coin_is_told_from_an_expert() -> None:
     assert found["expert"] > 8 * found["coin"]
 
 
+def test_a_liking_for_length_by_hand() -> None:
+    model = LabelModel(RewardConfig(length_covariate="judges"), raters(ann=1, judge=1))
+    with torch.no_grad():
+        model.liking.fill_(0.5)
+    loss = model(torch.tensor([1.0, 1.0]), labels([1.0, 1.0], [0, 1], extra_tokens=[20.0, 20.0]))
+    prior = 2 * 0.25 / 2 / 2
+    assert loss.tolist() == pytest.approx([math.log(1 + math.exp(-g)) + prior for g in (1.0, 2.0)], rel=1e-5)
+    assert model.figures() == {"liking_for_length": {"ann": 0.0, "judge": 0.5}}
+    loss.sum().backward()
+    assert model.liking.grad is not None
+    assert model.liking.grad[0].item() == pytest.approx(0.5)  # of the prior alone
+
+
+def test_a_liking_for_length_is_learned_beside_the_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gap, extra = torch.randn(2, 3000, generator=generator)
+    prefers = torch.rand(3000, generator=generator) < (gap + 2 * extra).sigmoid()
+    sign = torch.where(prefers, 1.0, -1.0)
+    model = LabelModel(RewardConfig(length_covariate="all"), raters(ann=3000))
+    optimizer = torch.optim.Adam([model.liking], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model(
+            gap * sign, labels([1.0] * 3000, [0] * 3000, extra_tokens=(10 * extra * sign).tolist())
+        ).mean().backward()
+        optimizer.step()
+    assert model.liking.item() == pytest.approx(2.0, abs=0.2)
+
+
 @given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.floats(-2, 2))
 def test_only_differences_of_log_reliability_count(values: list[float], shift: float) -> None:
-    model = LabelModel(RewardConfig(reliability=True), Counter(a=1, b=5, c=2))
+    model = LabelModel(RewardConfig(reliability=True), raters(a=1, b=5, c=2))
     with torch.no_grad():
         model.log_reliability.copy_(torch.tensor(values))
         before = model.reliability.clone()
@@ -90,8 +122,11 @@ def test_anonymous_labels_are_one_rater_a_source() -> None:
     data = Dataset.from_list(
         [row(0), row(1, annotator="", source="import"), row(2, annotator=None, source="judge")]
     )
-    found, raters = with_raters(data)
-    assert raters == {"import": 1, "judge": 1, "scripted-a": 1}
+    found, known = with_raters(data.add_column("extra_tokens", [3, 0, -3]))
+    assert known.names == ("import", "judge", "scripted-a")
+    assert known.labels == (1, 1, 1)
+    assert known.judges == (False, True, True)
+    assert known.spread_tokens == pytest.approx(6**0.5)
     assert found["rater"][:] == [2, 0, 1]
 
 
