@@ -42,11 +42,24 @@ def write_adapter(policy: Any, folder: Path) -> None:
 
 
 def named_weights(policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name in the checkpoint, tensor) of every weight; those that are tied come once.
+    """(name in the checkpoint, tensor) of every weight; those that are tied come once, 4-bit ones in full.
 
     Of a PeftModel these are the base's, without what its adapters add: see `rollout.merging` for the sum.
     """
     base = policy.get_base_model() if has_adapters(policy) else policy
     for name, weight in base.named_parameters():
         if ".lora_" not in name:
-            yield name.replace(".base_layer.", "."), weight.detach()
+            yield name.replace(".base_layer.", "."), in_full(weight).detach()
+
+
+def is_four_bit(policy: nn.Module) -> bool:
+    return any(type(weight).__name__ == "Params4bit" for weight in policy.parameters())
+
+
+def in_full(weight: Any) -> torch.Tensor:
+    """What a 4-bit weight stands for, exactly; any other is returned as it is."""
+    if getattr(weight, "quant_state", None) is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, weight.quant_state)
