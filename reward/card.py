@@ -17,6 +17,18 @@ class RewardCard(BaseModel):
     score_std: float = Field(gt=0, description="their standard deviation; PPO divides by it")
     scored: int = Field(description="answers from which mean and std were measured")
     measured_on: str = Field(description="test, or train where there were no test pairs")
+    member_means: list[float] = Field(
+        default=[],
+        description="of an ensemble, each member's own mean raw score; they are moved to the first one's",
+    )
+    disagreement: float = Field(
+        default=0.0, description="standard deviation between an ensemble's members, mean over the answers"
+    )
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="sigmoid(score difference / temperature) is calibrated on the test pairs",
+    )
     test: dict[str, float | int | None] = Field(default={}, description="figures on held-out pairs")
     test_by_source: dict[str, dict[str, float | int | None]] = {}
     train_pairs: int

@@ -80,4 +80,10 @@ class RewardConfig(PairBatches, LabelConfig):
     centering: float = Field(
         0.01, ge=0, description="pulls scores towards mean 0 (Eisenstein et al. 2023); 0 is off"
     )
+    members: int = Field(
+        1,
+        ge=1,
+        description="reward models on one base that differ by their seeds: how far they disagree says how sure a score "
+        "is. Adapters only; with tuning.layers what lies below these is run once for all",
+    )
     seed: int = Field(0, ge=0, description="of the score head, the adapters and the order of the pairs")

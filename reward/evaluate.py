@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from reward.calibration import Array, bin_of, favoured, win_chance
+
 Figures = dict[str, float | int | None]
 
 
@@ -24,21 +25,19 @@ def accuracy(chosen: ArrayLike, rejected: ArrayLike, p_chosen: ArrayLike) -> flo
 
 def brier(chosen: ArrayLike, rejected: ArrayLike, p_chosen: ArrayLike) -> float:
     """Expected squared error of sigmoid(chosen - rejected) when p_chosen is the chance that chosen wins."""
-    q, p = _sigmoid(chosen, rejected), np.asarray(p_chosen, float)
+    q, p = win_chance(chosen, rejected), np.asarray(p_chosen, float)
     return float((p * (1 - q) ** 2 + (1 - p) * q**2).mean())
 
 
 def calibration_error(chosen: ArrayLike, rejected: ArrayLike, p_chosen: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error (Naeini et al. 2015) of the side that the model favours.
 
-    Confidence is max(q, 1 - q), binned in equal widths over 1/2..1; the outcome is the label's
-    probability for that side, which is 0 or 1 for hard labels.
+    Confidence is binned in equal widths over 1/2..1; the outcome is the label's probability for that side, which is 0
+    or 1 for hard labels.
     """
-    q, p = _sigmoid(chosen, rejected), np.asarray(p_chosen, float)
-    confidence, outcome = np.maximum(q, 1 - q), np.where(q >= 0.5, p, 1 - p)
-    of_bin = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    gaps = np.bincount(of_bin, weights=confidence - outcome, minlength=bins)
-    return float(np.abs(gaps).sum() / len(q))
+    confidence, outcome = favoured(win_chance(chosen, rejected), p_chosen)
+    gaps = np.bincount(bin_of(confidence, bins), weights=confidence - outcome, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def bootstrap_interval(
@@ -91,8 +90,3 @@ def figures_by(
         rows = np.flatnonzero([str(v) == value for v in column])
         result[value] = pair_figures(chosen[rows], rejected[rows], p[rows], [groups[i] for i in rows])
     return result
-
-
-def _sigmoid(chosen: ArrayLike, rejected: ArrayLike) -> Array:
-    gap = np.asarray(chosen, float) - np.asarray(rejected, float)
-    return np.exp(-np.logaddexp(0, -gap))

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reward.card import RewardCard
 from reward.errors import RewardError
+from reward.members import Progress, member_names, on_one_scale, score_members
 from reward.model import load
-from reward.pairs import conversation_ids, length_batches
+from reward.pairs import conversation_ids
 from reward.scorer import Conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Progress = Callable[[int], None]
-
 
 class LearnedScorer:
     """A reward model folder as a Scorer. Its raw scores are what plain Transformers returns as logits.
 
+    Of a folder with several members the score is their mean, once all have the first one's mean.
     normalise: scores as (score - mean) / std of the model's card, measured on held-out answers.
     """
 
@@ -52,9 +53,13 @@ class LearnedScorer:
             text_config.pad_token_id = self.tokenizer.pad_token_id
         self.pad_token_id: int = text_config.pad_token_id
         self.mean, self.std = 0.0, 1.0
-        if normalise:
+        self.member_means: list[float] = []
+        several = len(member_names(self.model)) > 1
+        if normalise or several:
             card = RewardCard.read(Path(folder))
-            self.mean, self.std = card.score_mean, card.score_std
+            self.member_means = card.member_means if several else []
+            if normalise:
+                self.mean, self.std = card.score_mean, card.score_std
 
     @property
     def context(self) -> int:
@@ -63,6 +68,14 @@ class LearnedScorer:
 
     def score(self, conversations: Sequence[Conversation], progress: Progress | None = None) -> list[float]:
         """One score a conversation, in order. Raises RewardError on NaN or where one is over the context."""
+        return self.score_tokens(self.tokens(conversations), progress)
+
+    def opinions(self, conversations: Sequence[Conversation]) -> list[list[float]]:
+        """For each conversation the scores of the model's members, whose mean is its score."""
+        return self.token_opinions(self.tokens(conversations)).tolist()
+
+    def tokens(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """The conversations in this model's own tokens and template. Raises RewardError for one over the context."""
         ids = [conversation_ids(self.tokenizer, c) for c in conversations]
         over = [len(i) for i in ids if len(i) > self.context]
         if over:
@@ -70,42 +83,22 @@ class LearnedScorer:
                 f"{len(over)} of {len(ids)} conversations exceed the reward model's context of {self.context} "
                 f"tokens (the longest has {max(over)}): shorten prompts or answers"
             )
-        return self.score_tokens(ids, progress)
+        return ids
 
     def score_tokens(self, ids: Sequence[Sequence[int]], progress: Progress | None = None) -> list[float]:
         """Scores of conversations in tokens of this model's own tokenizer and template."""
-        raw = score_ids(
+        return [float(score) for score in self.token_opinions(ids, progress).mean(1)]
+
+    def token_opinions(
+        self, ids: Sequence[Sequence[int]], progress: Progress | None = None
+    ) -> NDArray[np.float64]:
+        """(n, members)"""
+        raw = score_members(
             self.model, ids, pad_token_id=self.pad_token_id, batch_tokens=self.batch_tokens, progress=progress
         )
-        return [(score - self.mean) / self.std for score in raw]
+        return (on_one_scale(raw, self.member_means) - self.mean) / self.std
 
 
-@torch.no_grad()
-def score_ids(
-    model: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    *,
-    pad_token_id: int,
-    batch_tokens: int,
-    progress: Progress | None = None,
-) -> list[float]:
-    """Raw scores of token sequences, in order, in right-padded batches. Raises RewardError on NaN."""
-    scores = [math.nan] * len(ids)
-    for batch in length_batches([len(i) for i in ids], batch_tokens):
-        width = len(ids[batch[0]])
-        rows = torch.full((len(batch), width), pad_token_id)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for row, index in enumerate(batch):
-            rows[row, : len(ids[index])] = torch.tensor(ids[index])
-            mask[row, : len(ids[index])] = 1
-        output = model(input_ids=rows.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-        for index, score in zip(batch, output.logits.float().squeeze(-1).tolist(), strict=True):
-            scores[index] = score
-        if progress:
-            progress(len(batch))
-    bad = sum(not math.isfinite(score) for score in scores)
-    if bad:
-        raise RewardError(
-            f"{bad} of {len(scores)} scores are not finite: the reward model is broken or its dtype overflows"
-        )
-    return scores
+def score_ids(model: PreTrainedModel, ids: Sequence[Sequence[int]], **settings: Any) -> list[float]:
+    """Raw scores of token sequences by a model's first member: see `score_members`, which takes the same settings."""
+    return [float(score) for score in score_members(model, ids, **settings)[:, 0]]

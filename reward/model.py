@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from reward.errors import RewardError
+from reward.members import FIRST, member_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,15 +32,17 @@ def from_base(
     see `separate_pad_token`. The head's size of start is that of Stiennon et al. 2020.
     """
     model, _ = _load(path, dtype=dtype, quantization_config=quantization_config)
-    head = model.score.weight
-    fresh = (
-        torch.randn(head.shape, generator=torch.Generator().manual_seed(seed)) / (head.shape[1] + 1) ** 0.5
-    )
-    with torch.no_grad():
-        head.copy_(fresh)
+    draw_head(model.score.weight, seed)
     separate_pad_token(tokenizer)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def draw_head(head: torch.Tensor, seed: int) -> None:
+    """Fill a score head's weight (1, d), in place, with numbers of standard deviation 1 / sqrt(d + 1)."""
+    fresh = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        head.copy_(fresh / (head.shape[1] + 1) ** 0.5)
 
 
 def separate_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -72,8 +75,13 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    adapted = isinstance(model, PeftModel)
-    held = get_peft_model_state_dict(model) if adapted else {SCORE: model.score.weight}
+    for name in member_names(model):
+        adapted = isinstance(model, PeftModel)
+        held = get_peft_model_state_dict(model, adapter_name=name) if adapted else {SCORE: model.score.weight}
+        check_saved(held, folder if name == FIRST else folder / name)
+
+
+def check_saved(held: Mapping[str, torch.Tensor], folder: Path) -> None:
     saved = read_tensors(folder, lambda name: name in held)
     wrong = [
         name
@@ -85,7 +93,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def load(folder: str, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The reward model in `folder`, whole or as an adapter on its base, in eval mode.
+    """The reward model in `folder`, whole or as an adapter on its base, with its further members, in eval mode.
 
     Raises RewardError if there is none, if it has several outputs, or if its score head was not saved.
     """
@@ -100,7 +108,10 @@ def load(folder: str, *, dtype: torch.dtype) -> PreTrainedModel:
     if not read_tensors(Path(folder), lambda name: name.endswith(SCORE)):
         raise RewardError(f"{folder} holds no score head: give a reward model's adapter, not a policy's")
     base, _ = _load(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"], dtype=dtype)
-    return PeftModel.from_pretrained(base, folder).eval()
+    model = PeftModel.from_pretrained(base, folder)
+    for place in sorted(Path(folder).glob("*/adapter_config.json")):
+        model.load_adapter(str(place.parent), adapter_name=place.parent.name)
+    return model.eval()
 
 
 def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:

@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from reward.card import RewardCard
 from reward.config import RewardConfig
 from reward.errors import RewardError
-from reward.evaluate import figures_by, pair_figures
 from reward.labels import LabelModel, with_raters
-from reward.learned import score_ids
+from reward.measure import measure
+from reward.members import add_member, is_adapted
 from reward.model import save
 from reward.pairs import Reject, refuse_all_ties, tokenize_pairs, usable, with_column, with_mean_weight_one
 from reward.shared_prompt import shares_prompts
@@ -24,6 +23,8 @@ from reward.shared_prompt import shares_prompts
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+SEED_STEP = 1_000_003  # between members: far enough that runs with neighbouring seeds share none
 
 
 def train_reward(
@@ -62,7 +63,14 @@ def train_reward(
     pairs = prepared(train, "train")
     refuse_all_ties(pairs)
     held_out = prepared(test, "test") if test is not None and len(test) else None
-    learned = fit(config, model, tokenizer, with_mean_weight_one(pairs, config.source_weights), callbacks)
+    if config.members > 1 and not is_adapted(model):
+        raise RewardError("several members share one base as adapters: use tuning.method=lora or qlora")
+    weighted = with_mean_weight_one(pairs, config.source_weights)
+    learned = fit(config, model, tokenizer, weighted, callbacks)
+    for number in range(1, config.members):
+        seed = config.seed + number * SEED_STEP
+        add_member(model, number, seed)
+        fit(config.model_copy(update={"seed": seed}), model, tokenizer, weighted, callbacks)
 
     card = RewardCard(
         **measure(model, tokenizer, pairs, held_out, batch_tokens=32 * config.max_length),
@@ -134,34 +142,3 @@ def fit(
         trainer.train()
     model.eval()
     return labels
-
-
-def measure(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Dataset,
-    test: Dataset | None,
-    *,
-    batch_tokens: int,
-    train_sample: int = 256,
-) -> dict[str, Any]:
-    """Score spread and held-out figures. Without test pairs the spread comes from some train pairs."""
-    pairs = test if test is not None else train.select(range(min(train_sample, len(train))))
-    ids = [*pairs["chosen_ids"], *pairs["rejected_ids"]]
-    scores = np.array(score_ids(model, ids, pad_token_id=tokenizer.pad_token_id, batch_tokens=batch_tokens))
-    if not scores.std() > 0:
-        raise RewardError("the reward model gives every answer the same score: it has learned nothing")
-    chosen, rejected = np.split(scores, 2)
-    spread = {
-        "score_mean": float(scores.mean()),
-        "score_std": float(scores.std()),
-        "scored": len(scores),
-        "measured_on": "train" if test is None else "test",
-    }
-    if test is None:
-        return spread
-    labels = (chosen, rejected, test["p_chosen"], list(test["group"]))
-    return spread | {
-        "test": pair_figures(*labels),
-        "test_by_source": figures_by(list(test["source"]), *labels),
-    }
