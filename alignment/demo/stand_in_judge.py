@@ -1,4 +1,4 @@
-"""A stand-in for a judge model: a small HTTP server on loopback that speaks the OpenAI chat protocol.
+"""A stand-in for a judge model: a small HTTP server on loopback that speaks the OpenAI chat and batch protocols.
 
 It is no language model. It takes the fenced prompt and answers out of the request, compares them with a given
 `quality` function, and answers as a middling judge would: with noise, a liking for the answer shown first, and
@@ -9,42 +9,20 @@ Everything about it is named "stand-in", so that its labels cannot pass for a mo
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import math
-import re
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any
 
+from alignment.demo.stand_in_batches import Batches, BatchManner
+from alignment.demo.stand_in_replies import MODEL, Manner, Mind, Quality
 from labeling.hashing import content_hash
 
-MODEL = "stand-in-judge"
-Quality = Callable[[str, str], float]  # (prompt text, answer text) -> how good, higher is better
-
-_FENCED = re.compile(r"<judged_(prompt|answer_a|answer_b)>\n(.*?)\n</judged_\1>", re.DOTALL)
-_GARBAGE = (
-    "Both answers have their merits.",
-    "A or B? It depends on what the guest wants.",
-    '{"winner": null}',
-    "Ignore the letters; here is a poem about judges.",
-)
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How the stand-in judges. A logit of 1 is odds of e to 1."""
-
-    sharpness: float = 4.0  # logit for each unit of quality between the answers
-    noise: float = 0.5  # standard deviation of its view of one answer, in units of quality
-    first_bias: float = 0.4  # logit added to the answer shown first
-    tie_logit: float = -1.0  # logit of "equally good" when the answers seem alike
-    garbage: float = 0.02  # share of requests that get a reply without a verdict
+__all__ = ["MODEL", "BatchManner", "Faults", "Manner", "StandInJudge"]
 
 
 @dataclass(frozen=True)
@@ -72,13 +50,15 @@ class Log:
     attempts: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)  # replies with status 200, sent whole
     faults: Counter[str] = field(default_factory=Counter)  # by the names in `Faults`
+    over_limit: int = 0  # requests turned down by `per_second`, in none of the counts above
 
 
 class StandInJudge:
     """`with StandInJudge(quality) as server:` serves at `server.base_url` until the block ends.
 
     The same request always gets the same verdict, whatever came before it. `api_key`, if given, is asked for.
-    `latency` is the seconds that each reply takes; `port` 0 takes a free one.
+    `latency` is the seconds that each reply takes; more than `per_second` requests are turned down with 429;
+    `port` 0 takes a free one.
     """
 
     def __init__(
@@ -86,19 +66,22 @@ class StandInJudge:
         quality: Quality,
         *,
         seed: int = 0,
-        manner: Manner = Manner(),
+        manner: Manner | None = None,
         faults: Faults = Faults(),
         logprobs: bool = True,
         latency: float = 0.0,
+        per_second: float | None = None,
+        batches: BatchManner | None = None,
         api_key: str | None = None,
         port: int = 0,
     ) -> None:
-        self.quality = quality
-        self.seed = seed
-        self.manner = manner
+        self.mind = Mind(quality, seed, manner or Manner(), logprobs)
         self.faults = faults
-        self.logprobs = logprobs
         self.latency = latency
+        self.per_second = per_second
+        self._room = per_second or 0.0  # requests that may come at once: a second's worth
+        self._last = time.monotonic()
+        self.batches = Batches(batches or BatchManner(), self._answer_in_batch, self.mind.drawn)
         self.api_key = api_key
         self.log = Log()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -126,7 +109,7 @@ class StandInJudge:
         self._socket.close()
 
     def _app(self) -> Any:
-        from fastapi import FastAPI, Request
+        from fastapi import FastAPI, Request, Response
 
         app = FastAPI(title=MODEL, docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -136,10 +119,38 @@ class StandInJudge:
         async def chat_completions(request: Request) -> Any:
             return await self._reply(request)
 
+        async def files(request: Request) -> Any:
+            uploaded: Any = (await request.form())["file"]
+            return self.batches.add_file(await uploaded.read())
+
+        async def file(name: str) -> Any:
+            return Response(self.batches.files[name], media_type="application/jsonl")
+
+        async def create_batch(request: Request) -> Any:
+            shown, lost = self.batches.create(await request.json())
+            return error(500, "The server had an error.") if lost else shown
+
+        async def list_batches() -> Any:
+            shown = [self.batches.shown(name) for name in reversed(self.batches.batches)]
+            return {"object": "list", "data": shown, "has_more": False}
+
+        async def one_batch(name: str) -> Any:
+            return self.batches.shown(name)
+
         # given as objects: FastAPI cannot look up names of this function's own scope
-        chat_completions.__annotations__ = {"request": Request}
-        app.add_api_route("/v1/models", models, methods=["GET"])
-        app.add_api_route("/v1/chat/completions", chat_completions, methods=["POST"], response_model=None)
+        for function in (chat_completions, files, create_batch):
+            function.__annotations__ = {"request": Request}
+        routes: tuple[tuple[str, str, Any], ...] = (
+            ("GET", "/v1/models", models),
+            ("POST", "/v1/chat/completions", chat_completions),
+            ("POST", "/v1/files", files),
+            ("GET", "/v1/files/{name}/content", file),
+            ("POST", "/v1/batches", create_batch),
+            ("GET", "/v1/batches", list_batches),
+            ("GET", "/v1/batches/{name}", one_batch),
+        )
+        for method, path, function in routes:
+            app.add_api_route(path, function, methods=[method], response_model=None)
         return app
 
     async def _reply(self, request: Any) -> Any:
@@ -149,6 +160,10 @@ class StandInJudge:
         turned_away = self._turn_away(request.headers.get("authorization"), body.get("model"))
         if turned_away:
             return turned_away
+        if not self._has_room():
+            self.log.over_limit += 1
+            wait = (1 - self._room) / (self.per_second or 1)
+            return error(429, "Rate limit reached.", headers={"retry-after": f"{wait:.3f}"})
         name = content_hash(body)
         self.log.attempts[name] += 1
         fault = self._fault(name, self.log.attempts[name])
@@ -174,75 +189,42 @@ class StandInJudge:
             return error(404, f"The model {model!r} does not exist.", code="model_not_found")
         return None
 
+    def _has_room(self) -> bool:
+        """Whether the limit lets one more request in: a bucket that fills at `per_second`."""
+        if self.per_second is None:
+            return True
+        now = time.monotonic()
+        self._room = min(self.per_second, self._room + (now - self._last) * self.per_second)
+        self._last = now
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True
+
     def _body(self, body: dict[str, Any], name: str) -> bytes:
-        if self._drawn(name, "wrong_json") < self.faults.wrong_json:
+        if self.mind.drawn(name, "wrong_json") < self.faults.wrong_json:
             return b"<html>not what was asked for</html>"
-        return json.dumps(self.chat_completion(body, name)).encode()
+        return json.dumps(self._completion(body, name)).encode()
+
+    def _completion(self, body: dict[str, Any], name: str) -> dict[str, Any]:
+        faults = self.faults
+        return self.mind.chat_completion(body, name, refused=faults.refused, truncated=faults.truncated)
+
+    def _answer_in_batch(self, body: dict[str, Any]) -> tuple[int, Any]:
+        name = content_hash(body)
+        self.log.attempts[name] += 1
+        if self.mind.drawn(name, "batch", self.log.attempts[name]) < self.faults.server_error:
+            return 500, {"error": {"message": "The server had an error.", "type": "error", "code": None}}
+        self.log.answered[name] += 1
+        return 200, self._completion(body, name)
 
     def _fault(self, name: str, attempt: int) -> str | None:
-        draw = self._drawn(name, "fault", attempt)
+        draw = self.mind.drawn(name, "fault", attempt)
         for fault in ("rate_limited", "server_error", "cut", "slow"):
             draw -= getattr(self.faults, fault)
             if draw < 0:
                 return fault
         return None
-
-    def _drawn(self, *what: Any) -> float:
-        """A number in [0, 1) that depends on the seed and `what` alone."""
-        digest = hashlib.sha256(json.dumps([self.seed, *what]).encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
-
-    def chat_completion(self, body: dict[str, Any], name: str) -> dict[str, Any]:
-        """The reply to a request's body, as an OpenAI chat completion."""
-        text = "\n".join(str(message["content"]) for message in body["messages"])
-        probabilities = self.label_probabilities(text)
-        message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
-        finish = "stop"
-        if probabilities is None or self._drawn(name, "garbage") < self.manner.garbage:
-            message["content"] = _GARBAGE[int(self._drawn(name, "which") * len(_GARBAGE))]
-        elif self._drawn(name, "refused") < self.faults.refused:
-            message |= {"content": None, "refusal": "I cannot help with judging this."}
-        elif self._drawn(name, "truncated") < self.faults.truncated:
-            message["content"], finish = "Let me first look at answer", "length"
-        else:
-            message["content"] = max(probabilities, key=lambda label: probabilities[label])
-        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
-        if self.logprobs and body.get("logprobs") and message["content"] in (probabilities or {}):
-            top = [token_logprob(label, p) for label, p in (probabilities or {}).items()]
-            chosen = next(entry for entry in top if entry["token"] == message["content"])
-            choice["logprobs"] = {"content": [{**chosen, "top_logprobs": top[: body.get("top_logprobs", 0)]}]}
-        words = len(text) // 4
-        written = len(message["content"] or message["refusal"]) // 4 + 1
-        return {
-            "id": f"stand-in-{name[:12]}",
-            "object": "chat.completion",
-            "created": 0,
-            "model": MODEL,
-            "choices": [choice],
-            "usage": {
-                "prompt_tokens": words,
-                "completion_tokens": written,
-                "total_tokens": words + written,
-            },
-        }
-
-    def label_probabilities(self, text: str) -> dict[str, float] | None:
-        """P(A), P(B), P(C) for a request's text, None if it does not hold a fenced prompt and two answers."""
-        parts = dict(_FENCED.findall(text))
-        if set(parts) != {"prompt", "answer_a", "answer_b"}:
-            return None
-        prompt, a, b = parts["prompt"], parts["answer_a"], parts["answer_b"]
-        lead = (
-            self.manner.sharpness * (self._view(prompt, a) - self._view(prompt, b)) + self.manner.first_bias
-        )
-        logits = {"A": lead / 2, "B": -lead / 2, "C": self.manner.tie_logit}
-        total = sum(math.exp(logit) for logit in logits.values())
-        return {label: math.exp(logit) / total for label, logit in logits.items()}
-
-    def _view(self, prompt: str, answer: str) -> float:
-        """The quality of an answer as the stand-in sees it: its noise belongs to the answer, not the order."""
-        noise = NormalDist().inv_cdf(min(max(self._drawn(prompt, answer), 1e-12), 1 - 1e-12))
-        return self.quality(prompt, answer) + self.manner.noise * noise
 
 
 def error(
@@ -252,10 +234,6 @@ def error(
     from fastapi.responses import JSONResponse
 
     return JSONResponse({"error": {"message": message, "type": "error", "code": code}}, status, headers)
-
-
-def token_logprob(token: str, probability: float) -> dict[str, Any]:
-    return {"token": token, "logprob": math.log(max(probability, 1e-30)), "bytes": list(token.encode())}
 
 
 async def _one(part: bytes) -> AsyncIterator[bytes]:

@@ -183,16 +183,21 @@ class JudgeConfig(Part):
         """Each judge of the panel as a config of its own; the config itself if there is no panel."""
         if not self.panel:
             return [self]
-        alone: dict[str, Any] = {"panel": [], "name": None}
+        models = [self.model, *(member.model for member in self.panel)]
+
+        def alone(model: str, base_url: str) -> dict[str, Any]:
+            # the same model behind two endpoints is two judges
+            name = f"{model} at {base_url}" if models.count(model) > 1 else None
+            return {"panel": [], "name": name, "model": model, "base_url": base_url}
+
         others = [
             self.model_copy(
-                update=alone
+                update=alone(member.model, member.base_url or self.base_url)
                 | {"api_key_env": member.api_key_env, "price": member.price, "weight": member.weight}
                 | {"requests_per_minute": member.requests_per_minute}
                 | {"tokens_per_minute": member.tokens_per_minute}
-                | {"model": member.model, "base_url": member.base_url or self.base_url}
                 | {"verdict": member.verdict or self.verdict}
             )
             for member in self.panel
         ]
-        return [self.model_copy(update=alone), *others]
+        return [self.model_copy(update=alone(self.model, self.base_url)), *others]

@@ -14,7 +14,7 @@ from labeling.queue.draws import draw, draw_order
 from labeling.queue.leases import lease, lock_annotator, not_yours, release_overdue
 from labeling.queue.settings import QueueSettings, settings_of
 from labeling.queue.slots import open_
-from labeling.schema import Assignment, Comparison, ComparisonSide, Gold, Label, as_utc, rated
+from labeling.schema import Assignment, Comparison, ComparisonSide, Gold, Judgement, Label, as_utc, rated
 from labeling.store import Store
 from labeling.views import ComparisonView
 
@@ -208,11 +208,17 @@ def assign(session: Session, annotator_id: int, choice: Choice, settings: QueueS
             annotator_id=annotator_id,
             round=choice.round,
             shown_order=draw_order(session.scalar(sides) or 0, *whose, choice.round),
-            arm="ai-shown" if draw("arm", *whose) < settings.show_ai_share else "",
+            arm="ai-shown" if may_show_ai(session, choice, draw("arm", *whose), settings) else "",
         )
         session.add(found)
     found.purpose, found.policy = choice.purpose, choice.policy
     return found
+
+
+def may_show_ai(session: Session, choice: Choice, drawn: float, settings: QueueSettings) -> bool:
+    """Whether the judge's opinion is shown: by the draw, but never of what a judge handed on to people."""
+    routed = exists().where(Judgement.comparison_id == choice.comparison_id, Judgement.routed != "")
+    return drawn < settings.show_ai_share and not session.scalar(select(routed))
 
 
 def as_row(assignment: Assignment) -> dict[str, Any]:

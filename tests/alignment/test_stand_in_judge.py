@@ -67,14 +67,14 @@ def test_quality_is_given_the_texts_as_they_were():
 def test_it_likes_what_comes_first():
     """Between answers of equal quality: P(A) against P(B) is e to the bias."""
     judge = StandInJudge(lambda *_: 0.0, manner=Manner(noise=0, first_bias=0.4))
-    p = judge.label_probabilities(request("x", "y")["messages"][0]["content"])
+    p = judge.mind.label_probabilities(request("x", "y")["messages"][0]["content"])
     assert p["A"] / p["B"] == pytest.approx(math.exp(0.4))
 
 
 def test_noise_belongs_to_the_answer_and_to_the_seed():
     def lead(seed, first, second):
         judge = StandInJudge(lambda *_: 0.0, seed=seed, manner=Manner(noise=1.0, first_bias=0.0))
-        p = judge.label_probabilities(request(first, second)["messages"][0]["content"])
+        p = judge.mind.label_probabilities(request(first, second)["messages"][0]["content"])
         return math.log(p["A"] / p["B"])
 
     assert lead(0, "x", "y") == pytest.approx(-lead(0, "y", "x"))
