@@ -101,7 +101,12 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def load_policy(
-    path: str, dtype: Dtype = "auto", *, four_bit: bool = False, trainable: bool = False
+    path: str,
+    dtype: Dtype = "auto",
+    *,
+    four_bit: bool = False,
+    eight_bit: bool = False,
+    trainable: bool = False,
 ) -> PreTrainedModel:
     """A causal language model, adapters (if `path` holds some) merged into nothing: they stay adapters.
 
@@ -114,14 +119,15 @@ def load_policy(
     refuse_reward_model(path)
     refuse_reward_model(base)
     kwargs: dict[str, Any] = {"dtype": torch_dtype(dtype)}
-    if four_bit:
-        kwargs["quantization_config"] = four_bit_config()
+    if four_bit or eight_bit:
+        kwargs["quantization_config"] = packed_config(4 if four_bit else 8)
     model = from_pretrained(AutoModelForCausalLM, base, **kwargs)
     if four_bit:
         keep_trainable_on_cpu(model)
     if is_adapter(path):
         from peft import PeftModel
 
+        know_adapter(path, trainable=trainable)
         model = PeftModel.from_pretrained(model, path, is_trainable=trainable)
     return model.eval()
 
@@ -161,6 +167,30 @@ def four_bit_config() -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def packed_config(bits: int | None) -> Any:
+    """How to load a base in `bits` (4 or 8) a weight; None for None."""
+    from transformers import BitsAndBytesConfig
+
+    if bits is None:
+        return None
+    return four_bit_config() if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
+
+
+def know_adapter(path: str, *, trainable: bool = False) -> None:
+    """Let PEFT load the adapter in folder `path` if its method is one of ours.
+
+    Raises AlignmentError if it is to be `trainable` and what made its prompt was not kept.
+    """
+    settings = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
+    if settings.get("peft_type") == "BOTTLENECK":
+        import alignment.tuning.bottleneck  # noqa: F401  registers it
+    made = settings.get("peft_type") == "P_TUNING" or settings.get("prefix_projection")
+    if trainable and made:
+        raise AlignmentError(
+            f"{path} holds a prompt without the network that made it, so it cannot be trained on: start from the base"
+        )
 
 
 def keep_trainable_on_cpu(model: PreTrainedModel) -> None:

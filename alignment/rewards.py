@@ -14,10 +14,10 @@ from alignment.files import whole_folder
 from alignment.models import (
     ModelConfig,
     base_of,
-    four_bit_config,
     is_adapter,
     keep_trainable_on_cpu,
     load_tokenizer,
+    packed_config,
     resolve,
     torch_dtype,
 )
@@ -48,6 +48,7 @@ def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> d
 
     from alignment.trainer_progress import RunProgress
     from alignment.tuning.apply import trainable_share
+    from alignment.tuning.training import prepare
     from reward.train import train_reward
 
     data = load_preferences(config.data)
@@ -66,6 +67,7 @@ def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> d
             callbacks=[progress],
             reject=rejects.append,
             data_hash=data.snapshot,
+            prepare=lambda trainer: prepare(trainer, config.tuning, "reward"),
         )
     left_out = run.log_rejects(rejects, "reward", "pairs")
     figures = card | card["test"] | {"left_out": left_out, "trainable_share": trainable_share(model)}
@@ -76,11 +78,11 @@ def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> d
 
 def load_base(config: RewardRunConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base with a fresh score head and the weights of `config.tuning` free to train, and its tokenizer."""
-    from alignment.tuning.apply import apply_tuning, continue_as_reward, training_dtype
+    from alignment.tuning.apply import apply_tuning, continue_as_reward, require_stage, training_dtype
     from reward.model import from_base
 
     path = resolve(config.base.path)
-    four_bit = config.tuning.method == "qlora"
+    require_stage(config.tuning, "reward")
     if is_adapter(path) and config.tuning.method == "full":
         raise AlignmentError(
             f"{path} is an adapter: a reward model goes on with it under tuning.method=lora or qlora; "
@@ -92,9 +94,9 @@ def load_base(config: RewardRunConfig) -> tuple[PreTrainedModel, PreTrainedToken
         tokenizer,
         dtype=torch_dtype(training_dtype(config.base.dtype, config.tuning)),
         seed=config.seed,
-        quantization_config=four_bit_config() if four_bit else None,
+        quantization_config=packed_config(config.tuning.bits),
     )
-    if four_bit:
+    if config.tuning.bits == 4:
         keep_trainable_on_cpu(model)
     if is_adapter(path):
         note(f"reward: starting from the adapter {path}, which keeps its own rank and layers")

@@ -169,6 +169,7 @@ def build_trainer(
 
     from alignment.trainer_progress import quiet_arguments
     from alignment.tuning.apply import apply_tuning, training_dtype
+    from alignment.tuning.training import prepare as prepare_tuning
 
     path = resolve(model.path)
     if is_adapter(path) and config.tuning.method == "full":
@@ -179,7 +180,8 @@ def build_trainer(
     policy = load_policy(
         path,
         training_dtype(model.dtype, config.tuning),
-        four_bit=config.tuning.method == "qlora",
+        four_bit=config.tuning.bits == 4,
+        eight_bit=config.tuning.bits == 8,
         trainable=True,
     )
     if config.max_length > context_length(policy):
@@ -219,6 +221,7 @@ def build_trainer(
         eval_dataset=Dataset.from_list([asdict(e) for e in data.held_out]),
     )
     trainer.remove_callback(PrinterCallback)
+    prepare_tuning(trainer, config.tuning, "sft")
     return trainer
 
 

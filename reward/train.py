@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from reward.shared_prompt import shares_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 SEED_STEP = 1_000_003  # between members: far enough that runs with neighbouring seeds share none
 
@@ -38,6 +38,7 @@ def train_reward(
     callbacks: Sequence[TrainerCallback] = (),
     reject: Reject | None = None,
     data_hash: str | None = None,
+    prepare: Callable[[Trainer], None] | None = None,
 ) -> dict[str, Any]:
     """Train `model` (from `reward.model.from_base`, whole or wrapped by PEFT) on preference pairs.
 
@@ -45,6 +46,7 @@ def train_reward(
     output_dir: receives the model or adapter, the tokenizer and `reward.json`; write it aside if a
     half-written folder could be taken for a whole one.
     reject: is given a row for each pair left out, with the reason; the figures count them too.
+    prepare: is given the trainer before its first step, to set what a tuning method needs.
     Returns the figures of the card. Raises RewardError if no pair is left or training diverged.
     """
     left_out: Counter[str] = Counter()
@@ -66,11 +68,11 @@ def train_reward(
     if config.members > 1 and not is_adapted(model):
         raise RewardError("several members share one base as adapters: use tuning.method=lora or qlora")
     weighted = with_mean_weight_one(pairs, config.source_weights)
-    learned = fit(config, model, tokenizer, weighted, callbacks)
+    learned = fit(config, model, tokenizer, weighted, callbacks, prepare)
     for number in range(1, config.members):
         seed = config.seed + number * SEED_STEP
         add_member(model, number, seed)
-        fit(config.model_copy(update={"seed": seed}), model, tokenizer, weighted, callbacks)
+        fit(config.model_copy(update={"seed": seed}), model, tokenizer, weighted, callbacks, prepare)
 
     card = RewardCard(
         **measure(model, tokenizer, pairs, held_out, batch_tokens=32 * config.max_length),
@@ -92,6 +94,7 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Dataset,
     callbacks: Sequence[TrainerCallback] = (),
+    prepare: Callable[[Trainer], None] | None = None,
 ) -> LabelModel:
     """The optimizer steps over tokenized pairs; `model` is trained in place. Returns what was learned of the raters."""
     import trl
@@ -139,6 +142,8 @@ def fit(
             label_model=labels,
         )
         trainer.remove_callback(PrinterCallback)
+        if prepare:
+            prepare(trainer)
         trainer.train()
     model.eval()
     return labels

@@ -2,88 +2,91 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.errors import AlignmentError
 from alignment.models import Dtype
 from alignment.tuning.config import TuningConfig
+from alignment.tuning.methods import METHODS
+from alignment.tuning.places import LAYER, in_last_layers
+from alignment.tuning.settings import peft_settings
 
 if TYPE_CHECKING:
     import torch
-    from peft import LoraConfig
+    from peft import PeftConfig
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
-LAYER = re.compile(r"\.layers\.(\d+)\.")  # where decoders of this stack keep their layers
+__all__ = ["LAYER", "TaskType", "apply_tuning", "peft_config", "start_tuning", "trainable_share"]
 
 
-def peft_config(tuning: TuningConfig, task_type: TaskType, model: torch.nn.Module) -> LoraConfig | None:
+def peft_config(tuning: TuningConfig, task_type: TaskType, model: torch.nn.Module) -> PeftConfig | None:
     """PEFT's settings for `tuning` of `model`, None for full tuning.
 
-    Dropout is 0: a policy must equal itself. A reward model's score head is trained and saved
-    whole beside the adapters.
+    A reward model's score head is trained and saved whole beside the adapters. Who wraps a model by these settings
+    himself calls `start_tuning` on it. Raises AlignmentError where the model has no place for the method.
     """
-    from peft import LoraConfig, TaskType
+    from peft import TaskType
 
     if tuning.method == "full":
         return None
-    return LoraConfig(
-        task_type=TaskType(task_type),
-        r=tuning.rank,
-        lora_alpha=tuning.alpha,
-        lora_dropout=0.0,
-        target_modules=tuning.target_modules if tuning.layers is None else upper_modules(tuning, model),
-        modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
-    )
-
-
-def upper_modules(tuning: TuningConfig, model: torch.nn.Module) -> list[str]:
-    """The linear layers, of those that `tuning` names, in the last `tuning.layers` layers of `model`.
-
-    Raises AlignmentError if there are none, or fewer layers than that.
-    """
-    from torch.nn import Linear
-
-    places = [(name, found) for name, module in model.named_modules() if (found := LAYER.search(name))]
-    linear = {
-        name.removesuffix(".base_layer")  # of a model that has adapters already
-        for name, module in model.named_modules()
-        if isinstance(module, Linear) and ".lora_" not in name
+    common = {
+        "task_type": TaskType(task_type),
+        "modules_to_save": ["score"] if task_type == "SEQ_CLS" else None,
     }
-    depth = 1 + max((int(found[1]) for _, found in places), default=-1)
-    wanted = None if isinstance(tuning.target_modules, str) else set(tuning.target_modules)
-    chosen = [
-        name
-        for name, found in places
-        if name in linear
-        and int(found[1]) >= depth - (tuning.layers or depth)
-        and (wanted is None or name.rpartition(".")[2] in wanted)
-    ]
-    if not chosen or (tuning.layers or 0) > depth:
-        raise AlignmentError(f"tuning.layers={tuning.layers} does not fit this model of {depth} layers")
-    return chosen
+    return peft_settings(tuning, model, common)
 
 
 def apply_tuning(model: Any, tuning: TuningConfig, task_type: TaskType) -> Any:
-    """The model to train: `model` itself with every weight free (full), or wrapped in a PeftModel.
+    """The model to train: `model` itself with its weights free (full), or wrapped in a PeftModel.
 
-    Raises AlignmentError if `target_modules` names no layer of the model, or if full tuning is asked of
-    a 4-bit model.
+    Raises AlignmentError if the model has no place for the method or lacks the layers that `target_modules` names,
+    or if full tuning is asked of a model whose weights are packed.
     """
+    if task_type == "SEQ_CLS":
+        require_stage(tuning, "reward")
     config = peft_config(tuning, task_type, model)
     if config is None:
-        if getattr(model, "is_loaded_in_4bit", False):
-            raise AlignmentError("4-bit weights cannot be tuned in full: use tuning.method=qlora")
-        return model.requires_grad_(True)
+        return free_weights(model, tuning)
     from peft import get_peft_model
 
     try:
-        return get_peft_model(model, config)
-    except ValueError as error:
+        return start_tuning(get_peft_model(model, config), tuning)
+    except (ValueError, NotImplementedError) as error:
         line = " ".join(str(error).split())
         raise AlignmentError(
-            f"tuning.target_modules={tuning.target_modules!r} does not fit this model: {line}"
+            f"tuning.method={tuning.method} with target_modules={tuning.target_modules!r} "
+            f"does not fit this model: {line}"
         ) from error
+
+
+def start_tuning(model: Any, tuning: TuningConfig) -> Any:
+    """`model`, just wrapped by `peft_config`, with its adapters where the method lets them start."""
+    if tuning.method == "pissa":
+        from alignment.tuning.pissa import start_from_singular_vectors
+
+        start_from_singular_vectors(model)
+    return model
+
+
+def free_weights(model: Any, tuning: TuningConfig) -> Any:
+    """`model` with every weight trained, or those from the last `tuning.layers` layers on up."""
+    if getattr(model, "is_quantized", False):
+        raise AlignmentError("4-bit and 8-bit weights cannot be tuned in full: use tuning.method=qlora")
+    names = [name for name, _ in model.named_parameters()]
+    kept = set(names if tuning.layers is None else in_last_layers(tuning, names, names))
+    for name, weight in model.named_parameters():
+        above = "embed" not in name and not LAYER.search(name)  # the last norm and the head
+        weight.requires_grad_(name in kept or above)
+    return model
+
+
+def require_stage(tuning: TuningConfig, stage: str) -> None:
+    """Raises AlignmentError if the method cannot be used by `align {stage}`."""
+    if stage not in tuning.spec.stages:
+        able = ", ".join(name for name, method in METHODS.items() if stage in method.stages)
+        raise AlignmentError(
+            f"tuning.method={tuning.method} cannot be used for {stage}: choose one of {able}"
+        )
 
 
 def continue_as_reward(model: Any, adapter: str) -> Any:
@@ -113,10 +116,10 @@ def continue_as_reward(model: Any, adapter: str) -> Any:
 
 def training_dtype(dtype: Dtype, tuning: TuningConfig) -> Dtype:
     """What "auto" means where weights are trained: float32 for full tuning, since small updates vanish in
-    bfloat16 weights (mixed precision still computes in bfloat16 on a GPU); bfloat16 around 4-bit layers."""
-    if dtype != "auto" or tuning.method == "lora":
+    bfloat16 weights (mixed precision still computes in bfloat16 on a GPU); bfloat16 around packed layers."""
+    if dtype != "auto" or (tuning.method != "full" and not tuning.bits):
         return dtype
-    return "float32" if tuning.method == "full" else "bfloat16"
+    return "bfloat16" if tuning.bits else "float32"
 
 
 def trainable_share(model: torch.nn.Module) -> float:
