@@ -24,7 +24,7 @@ from alignment.ppo.config import PPOConfig
 from alignment.ppo.low_rank import fuse_adapters
 from alignment.ppo.processes import world_size
 from alignment.ppo.sharding import split_layers
-from alignment.tuning.apply import apply_tuning, peft_config
+from alignment.tuning.apply import apply_tuning, free_weights, peft_config, require_stage
 from reward.card import RewardCard
 from reward.specs import is_learned
 
@@ -37,6 +37,7 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
 
     Raises AlignmentError where the policy, the tuning and the reward model do not fit together.
     """
+    require_stage(config.tuning, "ppo")
     torch.manual_seed(config.seed)  # new adapters start alike in every process
     models, line = _full(config) if config.tuning.method == "full" else _adapters(config)
     models.entropy_gradient = config.entropy_coef > 0
@@ -52,9 +53,9 @@ def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:
     from peft import PeftModel
 
     path = resolve(config.policy.path)
-    four_bit = config.tuning.method == "qlora"
-    dtype = config.policy.dtype if four_bit else frozen_dtype(config.policy.dtype)
-    start = load_policy(path, dtype, four_bit=four_bit, trainable=True)
+    bits = config.tuning.bits
+    dtype = config.policy.dtype if bits else frozen_dtype(config.policy.dtype)
+    start = load_policy(path, dtype, four_bit=bits == 4, eight_bit=bits == 8, trainable=True)
     if isinstance(start, PeftModel):
         model = start
         model.load_adapter(path, adapter_name=REFERENCE, is_trainable=False)
@@ -114,7 +115,7 @@ def _full(config: PPOConfig) -> tuple[ActorCritic, str]:
     for model in (policy, reference, critic):
         if model is not None:
             disable_dropout(model)
-    policy.requires_grad_(True)
+    free_weights(policy, config.tuning)
     models = FullActorCritic(policy, reference, critic, head, reference_on_cpu=config.reference_on_cpu)
     place = " on the CPU" if config.reference_on_cpu else ""
     return models, f"full tuning: a frozen reference copy{place}; {line}"
