@@ -8,15 +8,15 @@ from pydantic import Field
 
 from alignment.models import resolve
 from reward.scorer import Scorer
-from reward.specs import Spec, open_scorer, with_folders
+from reward.specs import Spec, Sum, open_scorer, with_folders
 
 Ensemble = Annotated[list[str], Field(min_length=2)]
 Reward = Annotated[
-    str | Ensemble,
+    str | Ensemble | Sum,
     Field(
         description="what scores answers: a reward model (a folder or a run of `align reward train`), a function "
-        "of yours as python:package.module:function, a service as http://host:port/path, or a list of these as "
-        "an ensemble"
+        "of yours as python:package.module:function, a rule (length:words, format:json, regex:PATTERN), a service as "
+        "http://host:port/path, a list of these as an ensemble, or {sum: [{reward: ..., weight: 1, caution: 0}, ...]}"
     ),
 ]
 

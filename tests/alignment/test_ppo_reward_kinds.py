@@ -117,3 +117,20 @@ def test_align_eval_scores_with_any_of_them(config_file, tmp_path, tiny_model):
     assert figures["base.reward"] == pytest.approx(
         sum(len(row["answer"]) for row in rows) / len(rows), abs=1e-6
     )
+
+
+def test_a_sum_of_a_model_and_rules_trains(config_file, tmp_path, reward_folder):
+    total = f"reward={{sum: [{{reward: {reward_folder}}}, {{reward: 'length:characters', weight: -0.5}}]}}"
+    assert ppo(config_file, total) == 0
+    sample = RunFolder(tmp_path / "run").rows("samples.jsonl")[0]
+    conversation = [
+        {"role": "user", "content": sample["prompt"]},
+        {"role": "assistant", "content": sample["answer"]},
+    ]
+    alone = LearnedScorer(reward_folder, device="cpu", normalise=True).score([conversation])[0]
+    assert sample["score"] == pytest.approx(alone - 0.5 * len(sample["answer"]), abs=1e-4)
+
+
+def test_a_key_of_a_sum_that_is_not_known_names_the_nearest(config_file, capsys):
+    assert ppo(config_file, "reward={sum: [{reward: 'length:words', wieght: 1}]}") == 2
+    assert "weight" in capsys.readouterr().err
