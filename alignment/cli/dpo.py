@@ -13,9 +13,9 @@ def dpo(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Tune a policy on preference pairs with DPO, hard labels or soft.
+    """Tune a policy on preference pairs with DPO or a relative of it (IPO, SimPO, ORPO, KTO ...), hard labels or soft.
 
-    Example: [bold]align dpo --config configs/dpo.yaml data=snapshots/3f2a beta=0.05[/bold]
+    Example: [bold]align dpo --config configs/dpo.yaml data=snapshots/3f2a loss=ipo beta=0.05[/bold]
     """
     from alignment.config import load_config, to_yaml
     from alignment.console import note, print_json, print_plan
@@ -28,9 +28,6 @@ def dpo(
     if as_json:
         return print_json(figures)
     if figures.get("accuracy") is not None:
-        note(
-            "dpo: held-out reward accuracy {accuracy:.3f}, margin {margin:.3f}, {pairs} pairs".format(
-                **figures
-            )
-        )
+        held_out = f"{figures['pairs']} pairs" if "pairs" in figures else f"{figures['answers']} answers"
+        note("dpo: held-out accuracy {accuracy:.3f}, margin {margin:.3f}, ".format(**figures) + held_out)
     note(f"dpo: {figures['steps']} steps; the policy is in {settings.run}/model")

@@ -15,8 +15,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.dpo import DPOConfig, build_trainer, plan, prepare, train_dpo
-from alignment.dpo_data import pair_ids, tokenize_pairs
-from alignment.dpo_trainer import SoftDPOTrainer, SoftPairCollator
+from alignment.dpo.config import LossConfig
+from alignment.dpo.data import answer_ids, tokenize_pairs
+from alignment.dpo.reference import cache_key, kept
+from alignment.dpo.trainer import Collator, PreferenceTrainer
 from alignment.errors import AlignmentError
 from alignment.models import load_policy, load_tokenizer
 from alignment.preferences import load_preferences
@@ -35,6 +37,7 @@ def row(number: int, chosen: str = GOOD, rejected: str = BAD, **labels: Any) -> 
         "rejected": [{"role": "assistant", "content": rejected}],
         "p_chosen": 1.0,
         "weight": 1.0,
+        "margin": 0.0,
         "comparison_id": number,
     } | labels
 
@@ -65,62 +68,108 @@ def config(tiny_model: Path, pairs: Path, **keys: Any) -> DPOConfig:
     return DPOConfig(**(defaults | keys))
 
 
-def loss_and_gradient(kind: Any, tiny_model: Path, folder: Path, rows: list[dict[str, Any]]) -> torch.Tensor:
-    """Of one batch, with adapters moved off the reference, as one vector."""
+def loss_and_gradient(
+    kind: Any,
+    tiny_model: Path,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    *,
+    in_line: bool = True,
+    method: str = "lora",
+    **keys: Any,
+) -> torch.Tensor:
+    """Of one batch, with the weights moved off the reference, as one vector."""
     tokenizer = load_tokenizer(str(tiny_model))
-    ours = kind is SoftDPOTrainer
+    ours = kind is PreferenceTrainer
     data = Dataset.from_list(rows)
+    policy = load_policy(str(tiny_model))
+    arguments = {"per_device_train_batch_size": len(rows), "beta": 0.3, **quiet_arguments()}
+    more: dict[str, Any] = {}
     if ours:
         data = tokenize_pairs(data, tokenizer, 256, split="train", reject=pytest.fail)
-    policy = load_policy(str(tiny_model))
+        settings = LossConfig(**({"beta": 0.3} | keys))
+        more = {
+            "settings": settings,
+            "max_length": 256 if in_line else 1 << 20,
+            "cache": folder / "reference",
+        }
+        more["data_collator"] = Collator(tokenizer.pad_token_id, torch.empty(0))
+        if not in_line:
+            policy.config.sliding_window = 256  # which is not asked about by this build
+    else:
+        arguments |= {
+            "loss_type": keys.get("loss", "sigmoid"),
+            "label_smoothing": keys.get("label_smoothing", 0),
+        }
     trainer = kind(
         model=policy,
-        args=trl.DPOConfig(str(folder), precompute_ref_log_probs=ours, beta=0.3, **quiet_arguments()),
+        args=trl.DPOConfig(str(folder), precompute_ref_log_probs=True, **arguments),
         train_dataset=data,
         processing_class=tokenizer,
-        data_collator=SoftPairCollator(tokenizer.pad_token_id) if ours else None,
-        peft_config=peft_config(TuningConfig(rank=4), "CAUSAL_LM", policy),
+        peft_config=peft_config(TuningConfig(method=method, rank=4), "CAUSAL_LM", policy),
+        **more,
     )
+    if ours:
+        assert trainer.data_collator.in_line == in_line
     torch.manual_seed(0)
+    moved = "lora_B" if method == "lora" else "weight"
     for name, weight in trainer.model.named_parameters():
-        if "lora_B" in name:
+        if moved in name:
             torch.nn.init.normal_(weight, std=0.3)
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     loss = trainer.compute_loss(trainer.model, inputs)
     loss.backward()
-    gradient = [w.grad.flatten() for n, w in trainer.model.named_parameters() if "lora_A" in n]
+    watched = "lora_A" if method == "lora" else "weight"
+    gradient = [w.grad.flatten() for n, w in trainer.model.named_parameters() if watched in n]
     return torch.cat([loss.detach()[None], *gradient])
 
 
-def test_hard_labels_equal_trl(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "in_line", "keys"),
+    [
+        ("lora", True, {}),
+        ("lora", False, {}),
+        ("full", True, {}),
+        ("lora", True, {"loss": "ipo"}),
+        ("lora", True, {"loss": "hinge"}),
+        ("lora", True, {"loss": "robust", "label_smoothing": 0.1}),
+    ],
+)
+def test_hard_labels_equal_trl(
+    tiny_model: Path, tmp_path: Path, method: str, in_line: bool, keys: dict[str, Any]
+) -> None:
     rows = [row(i, chosen=GOOD + "!" * i) for i in range(8)]
-    ours = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, rows)
-    theirs = loss_and_gradient(trl.DPOTrainer, tiny_model, tmp_path, rows)
-    assert torch.allclose(ours, theirs, atol=1e-5)
-    assert abs(theirs[0].item() - 0.6931) > 1e-3  # the adapters did move it off log 2
+    ours = loss_and_gradient(
+        PreferenceTrainer, tiny_model, tmp_path, rows, method=method, in_line=in_line, **keys
+    )
+    theirs = loss_and_gradient(trl.DPOTrainer, tiny_model, tmp_path, rows, method=method, **keys)
+    assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert abs(theirs[0].item() - 0.6931) > 1e-3  # the weights did move it off log 2
     assert theirs[1:].abs().max() > 1e-3
 
 
 def test_a_swapped_pair_at_p_zero_equals_the_pair(tiny_model: Path, tmp_path: Path) -> None:
-    there = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, [row(i) for i in range(8)])
+    there = loss_and_gradient(PreferenceTrainer, tiny_model, tmp_path, [row(i) for i in range(8)])
     swapped = [row(i, chosen=BAD, rejected=GOOD, p_chosen=0.0) for i in range(8)]
-    assert torch.allclose(there, loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, swapped), atol=1e-6)
+    assert torch.allclose(
+        there, loss_and_gradient(PreferenceTrainer, tiny_model, tmp_path, swapped), atol=1e-6
+    )
 
 
 def test_weights_scale_pairs(tiny_model: Path, tmp_path: Path) -> None:
     rows = [row(i) for i in range(4)]
-    plain = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, rows)
-    double = loss_and_gradient(SoftDPOTrainer, tiny_model, tmp_path, [r | {"weight": 2.0} for r in rows])
+    plain = loss_and_gradient(PreferenceTrainer, tiny_model, tmp_path, rows)
+    double = loss_and_gradient(PreferenceTrainer, tiny_model, tmp_path, [r | {"weight": 2.0} for r in rows])
     assert torch.allclose(2 * plain, double, atol=1e-5)
 
 
 def test_pair_ids_split_where_the_answer_begins(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
     one = row(1)
-    ids = pair_ids(tokenizer, one["prompt"], one["chosen"], one["rejected"])
+    ids = answer_ids(tokenizer, one["prompt"], one["chosen"], one["rejected"])
     assert tokenizer.decode(ids["prompt_ids"]) == "<|user|>where is inn 1?<|end|><|assistant|>"
-    assert tokenizer.decode(ids["chosen_ids"]) == GOOD + "<|end|>"
-    assert tokenizer.decode(ids["rejected_ids"]) == BAD + "<|end|>"
+    assert tokenizer.decode(ids["first_ids"]) == GOOD + "<|end|>"
+    assert tokenizer.decode(ids["second_ids"]) == BAD + "<|end|>"
 
 
 def test_a_template_that_ends_a_lone_prompt_otherwise(tiny_model: Path) -> None:
@@ -129,9 +178,9 @@ def test_a_template_that_ends_a_lone_prompt_otherwise(tiny_model: Path) -> None:
         "<|assistant|>{% endif", "<|assistant|>think{% endif"
     )
     one = row(1)
-    ids = pair_ids(tokenizer, one["prompt"], one["chosen"], one["rejected"])
+    ids = answer_ids(tokenizer, one["prompt"], one["chosen"], one["rejected"])
     assert tokenizer.decode(ids["prompt_ids"]) == "<|user|>where is inn 1?<|end|><|assistant|>"
-    assert tokenizer.decode(ids["chosen_ids"]) == GOOD + "<|end|>"
+    assert tokenizer.decode(ids["first_ids"]) == GOOD + "<|end|>"
 
 
 def test_qlora_learns(tiny_model: Path, pairs: Path) -> None:
@@ -165,12 +214,12 @@ def test_it_learns_and_saves(tiny_model: Path, pairs: Path, method: str) -> None
     test = load_preferences(pairs).test
     margins = []
     for pair in test:
-        ids = pair_ids(load_tokenizer(str(run)), pair["prompt"], pair["chosen"], pair["rejected"])
+        ids = answer_ids(load_tokenizer(str(run)), pair["prompt"], pair["chosen"], pair["rejected"])
         ratio = {
             side: answer_logprob(policy, ids, side) - answer_logprob(reference, ids, side)
-            for side in ("chosen", "rejected")
+            for side in ("first", "second")
         }
-        margins.append(0.1 * (ratio["chosen"] - ratio["rejected"]))
+        margins.append(0.1 * (ratio["first"] - ratio["second"]))
     assert sum(margins) / len(margins) == pytest.approx(figures["margin"], abs=1e-3)
 
 
@@ -294,3 +343,65 @@ def test_the_plan(tiny_model: Path, pairs: Path) -> None:
     assert (
         abs(trainer.args.max_steps - planned["optimizer steps"]) <= 1
     )  # the plan has not seen the long pair
+
+
+@pytest.mark.parametrize("in_line", [True, False])
+def test_held_out_scores_are_in_the_order_of_the_rows(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_line: bool
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row(i, chosen=GOOD + "!" * (i * 7 % 11))) + "\n" for i in range(80)))
+    settings = config(tiny_model, path, microbatch=2, loss="cpo")
+    monkeypatch.setattr(PreferenceTrainer, "_goes_in_line", lambda *_: in_line)
+    run = RunFolder.create(Path(settings.run), settings)
+    tokenizer = load_tokenizer(str(tiny_model))
+    train, test, _ = prepare(settings, load_preferences(path), tokenizer, run)
+    trainer = build_trainer(settings, tokenizer, train, test, run)
+    found, _ = trainer.held_out_scores(trainer.get_eval_dataloader())
+    expected = [0.1 * answer_logprob(trainer.model, ids, "first") for ids in test]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(set(test["length"])) > 2
+
+
+def test_what_the_reference_says_is_kept_for_the_next_run(
+    tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    ask = PreferenceTrainer._reference
+    monkeypatch.setattr(
+        PreferenceTrainer, "_reference", lambda self, rows: asked.append(len(rows)) or ask(self, rows)
+    )
+    first = train_dpo(config(tiny_model, pairs, epochs=1))
+    assert asked == [36, 2]  # train and held-out pairs
+    again = train_dpo(config(tiny_model, pairs, epochs=1, run=str(pairs.parent / "again")))
+    assert again == first
+    train_dpo(config(tiny_model, pairs, epochs=1, run=str(pairs.parent / "beta"), beta=0.3))
+    assert len(asked) == 2
+    policy = {"path": str(pairs.parent / "run")}  # another policy is another question
+    train_dpo(config(tiny_model, pairs, epochs=1, run=str(pairs.parent / "on"), policy=policy))
+    assert len(asked) == len(list((pairs.parent / ".reference").iterdir())) == 4
+
+
+def test_the_key_of_what_is_kept() -> None:
+    rows = Dataset.from_list([{"prompt_ids": [1], "first_ids": [2, 3], "second_ids": [4], "p_first": 1.0}])
+    other = Dataset.from_list([{"prompt_ids": [1], "first_ids": [2], "second_ids": [3, 4], "p_first": 1.0}])
+    relabelled = Dataset.from_list([rows[0] | {"p_first": 0.5}])
+    assert cache_key(rows, "model") == cache_key(relabelled, "model")
+    assert len({cache_key(rows, "model"), cache_key(other, "model"), cache_key(rows, "other")}) == 3
+
+
+def test_a_file_of_another_count_is_not_believed(tmp_path: Path) -> None:
+    file = tmp_path / "reference.json"
+    assert kept(file, 1, lambda: [[-1.0, -2.0]]) == [[-1.0, -2.0]]
+    assert kept(file, 1, lambda: pytest.fail("asked again")) == [[-1.0, -2.0]]
+    assert kept(file, 2, lambda: [[-3.0, -2.0]] * 2) == [[-3.0, -2.0]] * 2
+
+
+@pytest.mark.parametrize("loss", ["ipo", "hinge", "robust", "simpo", "cpo", "orpo"])
+def test_every_loss_learns(tiny_model: Path, pairs: Path, loss: str) -> None:
+    keys = {"label_smoothing": 0.05} if loss == "robust" else {}
+    train_dpo(config(tiny_model, pairs, loss=loss, epochs=1, learning_rate=1e-2, **keys))
+    losses = [r["loss"] for r in RunFolder(pairs.parent / "run").rows() if "loss" in r]
+    assert losses[-1] < losses[0]
+    reference_free = loss in {"simpo", "cpo", "orpo"}
+    assert (pairs.parent / ".reference").exists() != reference_free

@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from alignment.config import Section
 from alignment.console import note
-from alignment.dpo_data import tokenize_pairs
+from alignment.dpo.config import DPOConfig
+from alignment.dpo.data import balanced, tokenize_answers, tokenize_pairs
+from alignment.dpo.unpaired import load_unpaired
 from alignment.errors import AlignmentError
 from alignment.files import whole_folder
-from alignment.models import ModelConfig, context_length, is_adapter, load_policy, load_tokenizer, resolve
+from alignment.models import context_length, is_adapter, load_policy, load_tokenizer, resolve
 from alignment.preferences import Preferences, load_preferences
 from alignment.runs import RunFolder
-from alignment.tuning.config import TuningConfig
-from reward.config import PairBatches
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from alignment.dpo_trainer import SoftDPOTrainer
-
-
-class DPOConfig(Section, PairBatches):
-    """`align dpo`: the policy comes to prefer what the labels prefer, on a leash to where it started."""
-
-    run: str = Field(description="run folder, e.g. runs/dpo")
-    seed: int = 0
-    policy: ModelConfig = Field(description="the policy to tune; as it is now it is the reference")
-    data: str = Field(description="snapshot folder, or JSONL or Parquet with prompt, chosen and rejected")
-    tuning: TuningConfig = TuningConfig()
-
-    beta: float = Field(0.1, gt=0, description="the leash: higher stays closer to the reference")
-    epochs: float = Field(1.0, gt=0, description="passes over the pairs")
-    learning_rate: float = Field(5e-6, gt=0, description="peak; adapters like 5e-6, full tuning 5e-7")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
-    microbatch: int = Field(
-        4, ge=1, description="pairs a forward, at most; a matter of memory and speed only"
-    )
-    max_length: int = Field(
-        1024, ge=8, description="tokens of prompt and answer; longer pairs are left out and counted"
-    )
-    save_every: int = Field(100, ge=1, description="optimizer steps between checkpoints for --resume")
+    from alignment.dpo.trainer import PreferenceTrainer
 
 
 def train_dpo(config: DPOConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -58,7 +34,7 @@ def train_dpo(config: DPOConfig, *, overwrite: bool = False, resume: bool = Fals
     from alignment.trainer_progress import train_with_progress
     from alignment.trainer_resume import open_run
 
-    preferences = load_preferences(config.data)
+    preferences = load(config)
     tokenizer = load_tokenizer(config.policy.path)
     run, checkpoint = open_run(Path(config.run), config, "dpo", overwrite=overwrite, resume=resume)
     set_seed(config.seed)  # new adapters are drawn from the global generator
@@ -76,29 +52,39 @@ def train_dpo(config: DPOConfig, *, overwrite: bool = False, resume: bool = Fals
     return figures
 
 
+def load(config: DPOConfig) -> Preferences:
+    """Pairs, or for KTO single answers."""
+    return load_unpaired(config.data) if config.loss == "kto" else load_preferences(config.data)
+
+
 def prepare(
     config: DPOConfig, preferences: Preferences, tokenizer: PreTrainedTokenizerBase, run: RunFolder
 ) -> tuple[Dataset, Dataset, dict[str, int]]:
-    """Train and held-out pairs in tokens, weights of mean 1, and how many were left out for which reason."""
-    from reward.pairs import with_mean_weight_one
+    """Train and held-out rows in tokens, weights of mean 1, and how many were left out for which reason."""
+    from reward.pairs import with_column, with_mean_weight_one
 
+    single = config.loss == "kto"
+    tokenize = tokenize_answers if single else tokenize_pairs
     rejects = list(preferences.rejects)
     train, test = (
-        tokenize_pairs(pairs, tokenizer, config.max_length, split=split, reject=rejects.append)
-        for split, pairs in (("train", preferences.train), ("test", preferences.test))
+        tokenize(rows, tokenizer, config.max_length, split=split, reject=rejects.append)
+        for split, rows in (("train", preferences.train), ("test", preferences.test))
     )
-    return with_mean_weight_one(train), test, run.log_rejects(rejects, "dpo", "pairs")
+    left_out = run.log_rejects(rejects, "dpo", "answers" if single else "pairs")
+    if not single:
+        return with_mean_weight_one(train), test, left_out
+    labels, weights = balanced(train["p_first"], train["weight"])
+    return with_column(with_column(train, "p_first", labels), "weight", weights), test, left_out
 
 
 def build_trainer(
     config: DPOConfig, tokenizer: PreTrainedTokenizerBase, train: Dataset, test: Dataset, run: RunFolder
-) -> SoftDPOTrainer:
-    """The trainer with its reference log-probabilities computed: from the base with adapters off, from a
-    copy of the adapter where the policy came with one, or from the policy itself before its first step."""
+) -> PreferenceTrainer:
+    """The trainer, its reference's log-probabilities computed: those of the policy before its first step."""
     from transformers import PrinterCallback
     from trl import DPOConfig as Arguments
 
-    from alignment.dpo_trainer import SoftDPOTrainer, SoftPairCollator
+    from alignment.dpo.trainer import Collator, PreferenceTrainer
     from alignment.trainer_progress import quiet_arguments
     from alignment.tuning.apply import peft_config, training_dtype
 
@@ -134,41 +120,56 @@ def build_trainer(
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * steps),
         beta=config.beta,
-        precompute_ref_log_probs=True,
+        precompute_ref_log_probs=True,  # so that no second model is loaded
         max_length=None,  # longer pairs were left out, and counted, before
-        train_sampling_strategy="group_by_length",  # less padding
         logging_steps=max(1, steps // 50),
         save_strategy="steps",
         save_steps=config.save_every,
         save_total_limit=2,
         **quiet_arguments(),
     )
-    trainer = SoftDPOTrainer(
+    trainer = PreferenceTrainer(
         model=policy,
         args=arguments,
         train_dataset=train,
         eval_dataset=test if len(test) else None,
         processing_class=tokenizer,
-        data_collator=SoftPairCollator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=Collator(tokenizer.pad_token_id, next(policy.parameters()).new_empty(0)),
         peft_config=None if adapted else peft_config(config.tuning, "CAUSAL_LM", policy),
+        settings=config,
+        max_length=config.max_length,
+        cache=run.path.parent / ".reference",
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def measure(trainer: SoftDPOTrainer, test: Dataset) -> dict[str, Any]:
-    """How often, and how surely, the implicit rewards agree with the held-out labels; and what is trained."""
+def measure(trainer: PreferenceTrainer, test: Dataset) -> dict[str, Any]:
+    """How often, and how surely, the policy's scores agree with the held-out labels; and what is trained."""
     from alignment.tuning.apply import trainable_share
     from reward.evaluate import pair_figures
 
     figures: dict[str, Any] = {"trainable_share": trainable_share(trainer.model)}
     if len(test):
-        chosen, rejected = trainer.held_out_rewards(trainer.get_eval_dataloader())
-        figures |= pair_figures(chosen, rejected, test["p_chosen"], list(test["group"]))
+        first, second = trainer.held_out_scores(trainer.get_eval_dataloader())
+        if trainer.settings.loss == "kto":
+            return figures | single_figures(first, test["p_first"])
+        figures |= pair_figures(first, second, test["p_first"], list(test["group"]))
     return figures
 
 
-def save(trainer: SoftDPOTrainer, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
+def single_figures(scores: Sequence[float], p_good: Sequence[float]) -> dict[str, float | int | None]:
+    """accuracy: how often a good answer scores above a bad one, over all such pairs; margin: by how much on average."""
+    good = [s for s, p in zip(scores, p_good, strict=True) if p > 0.5]
+    bad = [s for s, p in zip(scores, p_good, strict=True) if p < 0.5]
+    if not (good and bad):
+        return {"accuracy": None, "margin": None, "answers": len(scores)}
+    above = sum((g > b) + (g == b) / 2 for g in good for b in bad) / (len(good) * len(bad))
+    margin = sum(good) / len(good) - sum(bad) / len(bad)
+    return {"accuracy": above, "margin": margin, "answers": len(scores)}
+
+
+def save(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
     from peft import PeftModel
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -187,7 +188,7 @@ def plan(config: DPOConfig) -> dict[str, Any]:
     """Steps, tokens and memory of a run, for --dry-run."""
     from alignment.footprint import footprint
 
-    data = load_preferences(config.data)
+    data = load(config)
     size = footprint(
         config.policy.path,
         config.policy.dtype,
