@@ -83,8 +83,11 @@ def loss_and_gradient(ours: bool, tiny_model: Path, folder: Path) -> torch.Tenso
     torch.manual_seed(6)
     for name, weight in trainer.model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
-            weight.data.neg_()  # towards the answers, so that the KL is above 0
+            torch.nn.init.normal_(weight, std=0.1)
+    # a reference that finds every answer less likely, so that the KL is above 0
+    said = [name for name in trainer.train_dataset.column_names if "ref" in name]
+    assert len(said) == 2
+    trainer.train_dataset = trainer.train_dataset.map(lambda row: {name: row[name] - 0.5 for name in said})
     loss = trainer.compute_loss(
         trainer.model, trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     )
@@ -98,7 +101,7 @@ def test_hard_labels_equal_trl(tiny_model: Path, tmp_path: Path) -> None:
     ours = loss_and_gradient(True, tiny_model, tmp_path / "ours")
     theirs = loss_and_gradient(False, tiny_model, tmp_path / "theirs")
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4)
-    assert abs(theirs[0].item() - 0.5) > 1e-4
+    assert abs(theirs[0].item() - 0.5) > 1e-3
     assert theirs[1].item() != 0  # the KL took part
 
 
