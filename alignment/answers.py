@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,7 +54,7 @@ class EngineSource:
 
     def __init__(
         self,
-        engine: Callable[[int], RolloutEngine],
+        engine: RolloutEngine,
         tokenizer: PreTrainedTokenizerBase,
         *,
         completions: int,
@@ -62,16 +62,15 @@ class EngineSource:
         batch_size: int,
         seed: int,
     ) -> None:
-        """engine: gives the engine that draws from a seed."""
         self.engine, self.tokenizer = engine, tokenizer
         self.completions, self.sampling, self.seed = completions, sampling, seed
         self.piece = max(1, batch_size // completions)
 
     def stream(self, pieces: Sequence[Sequence[EncodedPrompt]]) -> Iterator[list[Answered]]:
         for batch in pieces:
-            engine = self.engine(prompt_seed(self.seed, batch[0]))
+            self.engine.reseed(prompt_seed(self.seed, batch[0]))
             repeated = [prompt.ids for prompt in batch for _ in range(self.completions)]
-            completions = engine.generate(repeated, self.sampling)
+            completions = self.engine.generate(repeated, self.sampling)
             answers = [
                 Answer(text_of(c, self.tokenizer), c.finish_reason, len(c.token_ids), c.policy_version)
                 for c in completions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -94,6 +95,10 @@ def explain(kind: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"key {place!r} is required"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        near = difflib.get_close_matches(str(fault["input"]), choices, n=1, cutoff=0.5)
+        message += f"; did you mean {near[0]!r}?" if near else ""
     got = f" (got {fault['input']!r})" if not isinstance(fault["input"], dict) else ""
     return f"{place}: {message}{got}" if place else f"{message}"
 

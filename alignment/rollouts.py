@@ -16,9 +16,11 @@ from pydantic import Field, model_validator
 from alignment.answers import Answered, EndpointSource, EngineSource, Source, text_of
 from alignment.config import Section
 from alignment.console import note, progress_bar
+from alignment.delivery import deliver
+from alignment.engines import EngineName, VllmConfig, build_engine, embedded_engine, longest, require_engine
 from alignment.errors import AlignmentError
 from alignment.kept import FOR_SFT, Keep
-from alignment.models import ModelConfig, context_length, load_policy, load_tokenizer, resolve, stop_token_ids
+from alignment.models import ModelConfig, load_policy, load_tokenizer, resolve
 from alignment.prompts import EncodedPrompt, Message, encode_prompts, load_prompts
 from alignment.rollout_record import ANSWERS, comparisons, finish, made, open_run, record, unfinished
 from alignment.runs import RunFolder
@@ -29,11 +31,8 @@ from rollout.openai_engine import OpenAIEngine
 from rollout.types import Sampling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from labeling.store import Store
     from reward.scorer import Scorer
-    from rollout.transformers_engine import TransformersEngine
 
 __all__ = ["RolloutConfig", "collect_rollouts", "device", "embedded_engine", "plan", "text_of"]
 MOST_SIDES = 9  # that a comparison in the store can have
@@ -46,9 +45,11 @@ class RolloutConfig(Section):
     policy: ModelConfig = Field(
         description="who answers; with engine=openai, path is its name at the endpoint"
     )
-    engine: Literal["transformers", "openai"] = Field(
-        "transformers", description="what samples: this process, or the endpoint in `endpoint`"
+    engine: Literal[EngineName, "openai"] = Field(
+        "transformers",
+        description="what samples: transformers or vllm in this process, vllm-server, or the endpoint in `endpoint`",
     )
+    vllm: VllmConfig = VllmConfig()
     endpoint: Endpoint = Field(Endpoint(), description="for engine=openai")
     name: str = Field("", description="what the store calls the policy; its path if empty")
     prompts: str = Field(description="JSONL or Parquet with a `prompt` column")
@@ -84,6 +85,8 @@ class RolloutConfig(Section):
             )
         if self.engine != "openai" and "endpoint" in self.model_fields_set and self.endpoint != Endpoint():
             raise ValueError("`endpoint` is for engine=openai")
+        if self.engine not in ("vllm", "vllm-server") and self.vllm != VllmConfig():
+            raise ValueError("`vllm` is for engine=vllm and engine=vllm-server")
         return self
 
 
@@ -93,21 +96,12 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def embedded_engine(
-    model: Any, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_batch: int
-) -> TransformersEngine:
-    """The engine that samples from `model` in this process."""
-    from rollout.transformers_engine import TransformersEngine
-
-    stops = stop_token_ids(model, tokenizer)
-    return TransformersEngine(model, stops, tokenizer.pad_token_id, seed=seed, max_batch=max_batch)
-
-
 def collect_rollouts(config: RolloutConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Sample, score, keep, count; returns the figures of summary.json and `tokens_per_second` of this call.
 
     Raises AlignmentError for settings or prompts that differ from those the run folder was begun with.
     """
+    require_engine(config.engine)
     prompts = load_prompts(config.prompts)[: config.limit]
     if config.reward is not None:
         resolve_reward(config.reward)  # what is not there is said before anything is loaded
@@ -141,6 +135,7 @@ def collect_rollouts(config: RolloutConfig, *, overwrite: bool = False) -> dict[
 
 def plan(config: RolloutConfig) -> dict[str, Any]:
     """What `collect_rollouts` would do, without loading a model."""
+    require_engine(config.engine)
     prompts = len(load_prompts(config.prompts)[: config.limit])
     answers = prompts * config.completions
     reward = {} if config.reward is None else {"scored by": resolve_reward(config.reward)}
@@ -195,13 +190,19 @@ def open_source(
         return EndpointSource(served, **settings), fitting, open_run(config, overwrite=overwrite)
     tokenizer = load_tokenizer(config.policy.path)
     run = open_run(config, overwrite=overwrite)
-    model = load_policy(config.policy.path, config.policy.dtype).to(device())
-    room = context_length(model) - config.sampling.max_new_tokens
+    model = load_policy(config.policy.path, config.policy.dtype)
+    room = longest(config.engine, config.vllm, model) - config.sampling.max_new_tokens
     fitting = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
-
-    def engine(seed: int) -> TransformersEngine:
-        return embedded_engine(model, tokenizer, seed=seed, max_batch=config.batch_size)
-
+    engine = build_engine(
+        config.engine,
+        config.vllm,
+        model if config.engine != "transformers" else model.to(device()),
+        tokenizer,
+        config.policy.path,
+        seed=config.seed,
+        max_batch=config.batch_size,
+    )
+    deliver(engine, model, fitting[0].ids)
     return EngineSource(engine, tokenizer, batch_size=config.batch_size, **settings), fitting, run
 
 

@@ -44,6 +44,7 @@ class RolloutEngine(Protocol):
     """Says what the policy says. Prompts are token ids; nothing is decoded and tokenized again."""
 
     copies: bool  # it samples from a copy of the weights, which `sync` delivers: see `rollout.delivery`
+    version: int  # of the policy that it has
 
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None

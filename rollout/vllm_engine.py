@@ -219,7 +219,11 @@ def completion(output: Any, version: int) -> Completion:
 
 def merged(policy: Any) -> AbstractContextManager[None]:
     """Inside, the policy's weights hold its adapters. Raises RolloutError for adapters that cannot be merged."""
-    if not all(mergeable(module) for module in policy.modules() if hasattr(module, "lora_A")):
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    if not all(mergeable(module) for module in policy.modules() if isinstance(module, kinds)):
         raise RolloutError("the policy's adapters cannot be merged into its weights: use engine=transformers")
     return adapters_merged(policy)
 

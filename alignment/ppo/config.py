@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignment.config import Section
+from alignment.engines import EngineName, VllmConfig
 from alignment.models import ModelConfig
 from alignment.ppo.alarms import AlarmConfig
 from alignment.scorers import Reward
@@ -75,6 +76,11 @@ class PPOConfig(Section):
     prompts: str = Field(description="JSONL or Parquet with a `prompt` column")
     tuning: TuningConfig = TuningConfig()
     sampling: Sampling = Sampling()
+    engine: EngineName = Field(
+        "transformers",
+        description="what samples: transformers, the policy itself; vllm, in this process; vllm-server, vLLM elsewhere",
+    )
+    vllm: VllmConfig = VllmConfig()
 
     iterations: int = Field(100, ge=1)
     episodes: int = Field(64, ge=1, description="answers an iteration, over all processes")
@@ -106,8 +112,8 @@ class PPOConfig(Section):
     importance_cap: float | None = Field(
         None,
         gt=0,
-        description="each token's policy loss is weighted by old / engine probability, at most this: for engines "
-        "whose numerics differ from the trainer's",
+        description="each token's policy loss is weighted by old / engine probability, at most this; null: by at most "
+        "2 from the iteration on in which the engine's log-probabilities are off by more than 0.02 nats a token",
     )
     advantages: Literal["gae", "rloo", "grpo", "reinforce++"] = Field(
         "gae", description="gae learns a critic; the others do without one"
@@ -143,6 +149,16 @@ class PPOConfig(Section):
     save_every: int = Field(10, ge=1, description="iterations between checkpoints")
     keep_checkpoints: int = Field(2, ge=1)
 
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _gives_token_ids(cls, engine: object) -> object:
+        if engine == "openai":
+            raise ValueError(
+                "PPO learns from token ids and their log-probabilities, and such an endpoint gives text: use "
+                "vllm-server, or openai with `align rollout`"
+            )
+        return engine
+
     @model_validator(mode="after")
     def _where_the_critic_sits(self) -> PPOConfig:
         if not self.has_critic:
@@ -170,6 +186,12 @@ class PPOConfig(Section):
             raise ValueError(
                 f"truncation.buffer ({self.truncation.buffer}) is more than an answer may have "
                 f"(sampling.max_new_tokens, {self.sampling.max_new_tokens})"
+            )
+        if self.engine == "transformers" and self.vllm != VllmConfig():
+            raise ValueError("`vllm` is for engine=vllm and engine=vllm-server")
+        if self.engine != "transformers" and self.shard:
+            raise ValueError(
+                "split weights are delivered to no engine: set shard=false, or engine=transformers"
             )
         if self.shard and self.tuning.method == "qlora":
             raise ValueError("4-bit weights cannot be split: set shard=false, or tuning.method=lora")

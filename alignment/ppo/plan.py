@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignment.engines import require_engine
 from alignment.footprint import footprint
 from alignment.models import resolve
 from alignment.ppo.config import PPOConfig, ProbeConfig
@@ -17,6 +18,7 @@ PROMPT_TOKENS = 256  # assumed: the tokenizer is not loaded to plan
 def plan(config: PPOConfig) -> dict[str, Any]:
     """Steps, tokens and memory of a run. Raises AlignmentError for what is not there."""
     require_trackers(config.track)
+    require_engine(config.engine)
     prompts = len(load_prompts(config.prompts))
     episodes = config.iterations * config.episodes
     size = footprint(
@@ -32,6 +34,7 @@ def plan(config: PPOConfig) -> dict[str, Any]:
         "policy": resolve(config.policy.path),
         "reward": resolve_reward(config.reward),
         "prompts": f"{prompts}, each answered {episodes / prompts:.1f} times",
+        "sampled by": config.engine,
         "iterations": config.iterations,
         "answers": episodes,
         "tokens to sample, at most": episodes * config.sampling.max_new_tokens,

@@ -15,7 +15,7 @@ import torch
 
 from alignment.checkpoints import State, random_state, restore_random_state
 from alignment.console import note
-from alignment.models import context_length
+from alignment.engines import longest
 from alignment.ppo.config import PPOConfig, ProbeConfig
 from alignment.ppo.processes import from_main
 from alignment.ppo.saving import write_policy
@@ -53,6 +53,7 @@ class Probe:
         sampling = trainer.config.sampling
         if self.config.greedy:
             sampling = sampling.model_copy(update={"temperature": 0.0})
+        trainer.deliver()
         with undisturbed(trainer.engine, self.start), torch.no_grad():
             rollouts = trainer.generate(self.prompts, sampling)
             gold = trainer.score(self.prompts, rollouts, self.gold).mean(1)
@@ -73,7 +74,7 @@ class Probe:
 def undisturbed(engine: RolloutEngine, start: State) -> Iterator[None]:
     """Inside the engine draws as from `start`; after it, it and the global generators are as they were before."""
     before, random = engine.state_dict(), random_state()
-    engine.load_state_dict(start)
+    engine.load_state_dict(start | {"version": before["version"]})
     try:
         yield
     finally:
@@ -89,7 +90,7 @@ def build_probe(config: PPOConfig, trainer: PPOTrainer, run: RunFolder) -> Probe
     trained = [prompt.messages for prompt in trainer.prompts.items]
     if known := sum(prompt in trained for prompt in prompts):
         note(f"PPO: {known} of {len(prompts)} prompts of the probe are trained on too: hold them out")
-    room = context_length(trainer.models.language_model) - config.sampling.max_new_tokens
+    room = longest(config.engine, config.vllm, trainer.models.language_model) - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, trainer.tokenizer, room, run.path / "rejected_probe_prompts.jsonl")
     random = random_state()
     gold = load_scorer(config.probe.gold, str(trainer.device))

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.checkpoints import load_checkpoint
 from alignment.console import note
+from alignment.engines import build_engine, longest, require_engine
 from alignment.errors import AlignmentError
-from alignment.models import context_length, load_tokenizer
+from alignment.models import load_tokenizer
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.failures import how_to_continue, one_line
 from alignment.ppo.probe import BEST, Probe, best_so_far, build_probe
 from alignment.ppo.probe import ROWS as PROBE
-from alignment.ppo.processes import barrier, is_main, together
+from alignment.ppo.processes import barrier, is_main, together, world_size
 from alignment.ppo.report import write_ppo_report
 from alignment.ppo.saving import write_checkpoint, write_policy
 from alignment.ppo.watch import Watch, rewind
 from alignment.prompts import encode_prompts, load_prompts
-from alignment.rollouts import embedded_engine
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer, resolve_reward
 from alignment.trackers import require_trackers
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from alignment.ppo.trainer import PPOTrainer
 
 MAY_CHANGE_ON_RESUME = {
-    *("iterations", "save_every", "keep_checkpoints", "microbatch", "shard", "alarms", "track"),
+    *("iterations", "save_every", "keep_checkpoints", "microbatch", "shard", "alarms", "track", "vllm"),
 }
 
 
@@ -42,12 +42,18 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     Raises AlignmentError for anything a user can mend; the last whole checkpoint then continues with `resume`.
     """
     require_trackers(config.track)
+    require_engine(config.engine)
+    if config.engine != "transformers" and world_size() > 1:
+        raise AlignmentError(
+            f"engine={config.engine} works with one training process, and here are {world_size()}: use "
+            "engine=transformers"
+        )
     run = open_run(config, overwrite=overwrite, resume=resume)
     trainer = build_trainer(config, run)
     probe = build_probe(config, trainer, run)
     if resume:
         continue_from_checkpoint(trainer, run)
-    with one_line(trainer, run):
+    with closing(trainer.engine), one_line(trainer, run):
         stopped = train(trainer, run, probe)
         write_policy(trainer, run.model)
     figures = summarize(run, config)
@@ -149,9 +155,17 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     note(f"PPO: {line}")
     models.to(device)
     policy = models.policy()
-    room = context_length(policy) - config.sampling.max_new_tokens
+    room = longest(config.engine, config.vllm, policy) - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
-    engine = embedded_engine(policy, tokenizer, seed=config.seed, max_batch=config.episodes)
+    engine = build_engine(
+        config.engine,
+        config.vllm,
+        policy,
+        tokenizer,
+        config.policy.path,
+        seed=config.seed,
+        max_batch=config.episodes,
+    )
     scorer = load_scorer(config.reward, str(device))
     return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, device)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from alignment.checkpoints import State, random_state, restore_random_state
 from alignment.console import note
+from alignment.delivery import deliver
 from alignment.errors import AlignmentError
 from alignment.ppo.actor_critic import ActorCritic
 from alignment.ppo.advantages import generalized_advantages, group_relative, leave_one_out, rewards_to_go
@@ -37,12 +38,15 @@ from alignment.ppo.sharding import clip_gradients, gathered, load_optimizer, who
 from alignment.prompts import EncodedPrompt, PromptStream
 from reward.ensemble import opinions
 from reward.scorer import Scorer
+from rollout.delivery import Delivery, require_version
 from rollout.types import RolloutEngine, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EXACT = 1e-4  # nats: an engine's log-probabilities are the trainer's own but for rounding in float32
+NOTICEABLE = 0.02  # nats a token: above what bfloat16 rounds away, below what moves a loss
+CAP = 2.0  # of importance weights, where the run has to choose
 
 
 class PPOTrainer:
@@ -80,6 +84,9 @@ class PPOTrainer:
         self.policy_optimizer = _adam(models.policy_parameters(), config.learning_rate)
         self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
         self.trusts_engine = config.old_logprobs == "engine"  # unless its log-probabilities prove inexact
+        self.importance_cap = config.importance_cap  # or that which the engine's gap asked for
+        self.delivered = False  # the engine has the policy as it is now
+        self.delivery: Delivery | None = None  # the proof of it
         self.iteration = 0
         self.whole = True  # nothing of an iteration that has not ended is in the state: it may be saved
         self.clock = time.perf_counter
@@ -90,6 +97,8 @@ class PPOTrainer:
         """One iteration; returns its metrics. Seconds by phase are in `self.seconds`."""
         self.seconds.clear()
         config = self.config
+        with self.phase("sync"):
+            self.deliver()
         with self.undone_by_failure():
             asked = self.prompts.take(config.episodes // config.group)
             prompts = [prompt for prompt in asked for _ in range(config.group)]
@@ -107,12 +116,18 @@ class PPOTrainer:
         if judged.shape[1] > 1:
             seen["disagreement"] = float(judged.std(1, correction=0).mean())
         with self.phase("train"):
+            self.delivered = False
             learned = self.learn(experience)
-        with self.phase("sync"):
-            self.engine.sync(self.models.policy())
         self.kl.update(seen["kl"], config.episodes)
         self.iteration, self.whole = self.iteration + 1, True
         return {"iteration": self.iteration, **learned, **seen}
+
+    def deliver(self) -> None:
+        """Bring the policy, if it has moved, to an engine that samples from a copy, and see that it arrived."""
+        if not self.delivered:
+            probe = self.prompts.items[0].ids
+            self.delivery = deliver(self.engine, self.models.policy(), probe, self.delivery)
+            self.delivered = True
 
     def generate(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> Rollouts:
         """The policy answers, with the run's own sampling unless told otherwise."""
@@ -122,6 +137,8 @@ class PPOTrainer:
                 lambda rows: self.engine.generate(ids, sampling or self.config.sampling, rows),
                 torch.tensor([len(prompt) for prompt in ids]),
             )
+        if self.engine.copies:
+            require_version(completions, self.engine.version)
         texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
         return Rollouts.from_completions(ids, completions, texts, self.tokenizer.pad_token_id)
 
@@ -181,9 +198,11 @@ class PPOTrainer:
             gap = (old - rollouts.engine_logprobs).abs()
             seen["entropy"] = float(masked_mean(found.entropy, mask))
             seen |= {"engine_gap_mean": float(masked_mean(gap, mask)), "engine_gap_max": float(gap.max())}
-            self.check_engine(seen["engine_gap_max"])
-        if config.importance_cap:
-            weights = importance_weights(old, rollouts.engine_logprobs, cap=config.importance_cap)
+            self.check_engine(seen["engine_gap_mean"], seen["engine_gap_max"])
+        if self.delivery:
+            seen["delivery_gap"] = self.delivery.gap
+        if self.importance_cap:
+            weights = importance_weights(old, rollouts.engine_logprobs, cap=self.importance_cap)
             advantages = advantages * weights
             seen["importance_mean"] = float(masked_mean(weights, mask))
         if config.has_critic:
@@ -196,12 +215,19 @@ class PPOTrainer:
         been seen to be exact twice: at first, and once the policy that it was given has moved."""
         return not self.trusts_engine or self.iteration < self.config.critic.warmup + 2
 
-    def check_engine(self, gap: float) -> None:
-        """Trust the engine's log-probabilities no more if they are off by up to `gap` nats and that is too much."""
-        if self.trusts_engine and gap > EXACT:
+    def check_engine(self, mean: float, largest: float) -> None:
+        """What is done about an engine whose log-probabilities are off by so many nats a token: if more than rounding,
+        they are trusted no more; if it is as if another policy had sampled, its tokens are weighted."""
+        if self.trusts_engine and largest > EXACT:
             self.trusts_engine = False
             note(
-                f"PPO: the engine's log-probabilities are off by up to {gap:.1g}: old_logprobs=recompute instead"
+                f"PPO: the engine's log-probabilities are off by up to {largest:.1g}: old_logprobs=recompute instead"
+            )
+        if self.importance_cap is None and mean > NOTICEABLE:
+            self.importance_cap = CAP
+            note(
+                f"PPO: the engine's log-probabilities are off by {mean:.2g} nats a token: from now on tokens are "
+                f"weighted by old / engine probability, at most {CAP:g} (importance_cap)"
             )
 
     def evaluate(self, sequences: Sequences, *, policy: bool = True) -> Evaluation:
@@ -356,6 +382,7 @@ class PPOTrainer:
             "shuffle": self.shuffle.get_state(),
             "engine": self.engine.state_dict(),
             "trusts_engine": self.trusts_engine,
+            "importance_cap": self.importance_cap,
             "random": random_state(),
         }
 
@@ -369,6 +396,8 @@ class PPOTrainer:
         self.shuffle.set_state(state["shuffle"])
         self.engine.load_state_dict(state["engine"])
         self.trusts_engine = state["trusts_engine"]
+        self.importance_cap = state.get("importance_cap", self.config.importance_cap)
+        self.delivered, self.delivery = False, None
         restore_random_state(state["random"])
 
     @contextmanager

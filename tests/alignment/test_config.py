@@ -1,5 +1,6 @@
 """Configs: what is wrong is named, with its place and the nearest right thing, before anything is loaded."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,24 @@ def test_wrong_values_say_what_was_expected():
     assert "'reward' or 'zero'" in fault("critic.init=random")
     with pytest.raises(ConfigError, match="key 'reward' is required"):
         load_config(PPOConfig, None, [o for o in NEEDED if not o.startswith("reward")])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("engine=vlm", "engine: Input should be .*; did you mean 'vllm'"),
+        ("engine=vllm_server", "did you mean 'vllm-server'"),
+        ("engine=openai", "PPO learns from token ids .*: use vllm-server"),
+        ("vllm.cache_gib=1", "`vllm` is for engine=vllm and engine=vllm-server"),
+        ("tuning.method=loro", "did you mean 'lora'"),
+    ],
+)
+def test_a_misspelt_choice_names_the_nearest(override, words):
+    assert re.search(words, fault(override))
+
+
+def test_split_weights_are_for_the_embedded_engine():
+    assert "set shard=false, or engine=transformers" in fault("engine=vllm", "shard=true")
 
 
 def test_every_fault_is_reported_at_once():

@@ -1,6 +1,7 @@
 """Options of PPO that trade one resource for another: each changes what a run costs, not what it computes."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -96,9 +97,11 @@ def test_checkpointing_holds_less(tiny_model, tuning):
 class Inexact(TransformersEngine):
     """Says log-probabilities that are off by a little from its second answers on."""
 
+    off = 0.01
+
     def generate(self, prompt_ids, sampling, rows=None):
         completions = super().generate(prompt_ids, sampling, rows)
-        off = 0.01 if self.version >= 1 else 0.0
+        off = self.off if self.version >= 2 else 0.0
         return [replace(c, logprobs=tuple(p - off for p in c.logprobs)) for c in completions]
 
 
@@ -191,10 +194,10 @@ def test_losses_are_weighted_by_what_the_engine_said(tiny_model):
     mask = rollouts.sequences.response_mask
     shift = torch.zeros(mask.shape)
     shift[:, 0], shift[:, 1:2] = 2.0, -1.0  # the engine's are that much off
-    rollouts = replace(rollouts, engine_logprobs=(rollouts.engine_logprobs + shift) * mask)
+    shifted = replace(rollouts, engine_logprobs=(rollouts.engine_logprobs + shift) * mask)
     scores = torch.arange(16.0)
     with torch.no_grad():
-        weighted, seen = trainer.assess(rollouts, scores)
+        weighted, seen = trainer.assess(shifted, scores)
         unweighted, other = plain.assess(rollouts, scores)
     expected = torch.exp(-shift).clamp(max=1.5) * mask
     assert torch.allclose(weighted.advantages, unweighted.advantages * expected, atol=1e-5)
@@ -202,6 +205,31 @@ def test_losses_are_weighted_by_what_the_engine_said(tiny_model):
     assert seen["importance_mean"] == pytest.approx(float(expected[mask].mean()), abs=1e-4)
     assert "importance_mean" not in other
     assert unweighted.advantages[:, 0].abs().min() > 1e-3
+
+
+def test_a_gap_turns_importance_weights_on_for_good(tiny_model, tmp_path, capsys):
+    trainer = inexact(make_trainer(tiny_model))
+    trainer.engine.off = 0.05
+    assert "importance_mean" not in trainer.step()
+    row = trainer.step()
+    assert row["importance_mean"] == pytest.approx(math.exp(0.05), rel=1e-3)
+    line = "off by 0.05 nats a token: from now on tokens are weighted by old / engine probability, at most 2"
+    assert capsys.readouterr().err.count(line) == 1
+    save_checkpoint(tmp_path, 2, trainer.state_dict(), keep=1)
+    trainer.engine.off = 0.0
+    assert trainer.step()["importance_mean"] == pytest.approx(1.0, abs=1e-4)
+    resumed = make_trainer(tiny_model)
+    resumed.load_state_dict(load_checkpoint(tmp_path))
+    assert "importance_mean" in resumed.step()
+    assert line not in capsys.readouterr().err
+
+
+def test_a_cap_of_ones_own_is_kept(tiny_model, capsys):
+    trainer = inexact(make_trainer(tiny_model, importance_cap=1.5))
+    trainer.engine.off = 1.0
+    rows = [trainer.step() for _ in range(2)]
+    assert rows[1]["importance_mean"] == pytest.approx(1.5, rel=1e-3)
+    assert "nats a token" not in capsys.readouterr().err
 
 
 def test_a_reference_on_the_cpu_stays_there(tiny_model):
