@@ -63,7 +63,6 @@ class ServerClient:
 
         self._http = httpx2.AsyncClient(
             base_url=self.url,
-            timeout=httpx2.Timeout(self.timeout_seconds, connect=CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
             trust_env=not is_loopback(self.url),  # no proxy leads to this machine
         )
@@ -124,7 +123,7 @@ class ServerClient:
         await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
 
     async def unload_adapter(self, name: str) -> None:
-        await self._post("/v1/unload_lora_adapter", {"lora_name": name})
+        await self._post("/v1/unload_lora_adapter", {"lora_name": name}, LOOK_SECONDS)
 
     async def load_weights(self, name: str, folder: Path) -> None:
         """Whole weights in place, from the safetensors in `folder`; they are version `name` from then on."""
@@ -145,14 +144,15 @@ class ServerClient:
     async def _get(self, path: str, seconds: float = LOOK_SECONDS) -> Any:
         return await self._ask("GET", path, timeout=seconds)
 
-    async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return await self._ask("POST", path, json=body)
+    async def _post(self, path: str, body: dict[str, Any], seconds: float | None = None) -> Any:
+        return await self._ask("POST", path, json=body, timeout=seconds or self.timeout_seconds)
 
-    async def _ask(self, method: str, path: str, **options: Any) -> Any:
+    async def _ask(self, method: str, path: str, *, timeout: float, **options: Any) -> Any:
         import httpx2
 
+        limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
         try:
-            response = await self._http.request(method, path, **options)
+            response = await self._http.request(method, path, timeout=limits, **options)
         except httpx2.TimeoutException as error:
             what = "no connection" if isinstance(error, httpx2.ConnectTimeout) else "no reply"
             raise UnavailableError(f"{what} in time ({type(error).__name__})") from None

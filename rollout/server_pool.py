@@ -100,6 +100,20 @@ class ServerPool:
         if not self.up:
             await self._revive()
 
+    async def require_agreement(self, model: str, ids: list[int], tolerance: float) -> None:
+        """Raises RolloutError for servers whose log-probabilities of `ids` by `model` differ, on average, by more."""
+        first: tuple[Member, list[float]] | None = None
+        for member in self.up if len(self.members) > 1 else []:
+            said = await self._try(member, ServerClient.logprobs, model, ids)
+            if said is None:
+                continue
+            first = first or (member, said)
+            if not (gap := mean_difference(said, first[1])) <= tolerance:
+                raise RolloutError(
+                    f"{member.url} and {first[0].url} were given the same policy and do not say the same: they are "
+                    f"{gap:.2g} nats apart (tolerance {tolerance:.2g}); do both see the same folder?"
+                )
+
     async def take_off(self, parts: Sequence[Part]) -> None:
         """Let go of what is asked for no more. A server that is gone has let go of it already."""
         for member in self.up:
@@ -203,3 +217,7 @@ class ServerPool:
         if member.url not in self.faults:
             self.tell(f"rollout: {member.url} is left out: {error}")
         self.faults[member.url] = str(error)
+
+
+def mean_difference(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)

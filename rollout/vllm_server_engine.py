@@ -14,7 +14,7 @@ from rollout.endpoint import is_loopback
 from rollout.errors import RolloutError
 from rollout.server_client import START, Description, Reply, ServerClient, UnavailableError
 from rollout.server_policy import Adapter, Exchange, Part, Weights
-from rollout.server_pool import ServerPool
+from rollout.server_pool import ServerPool, mean_difference
 from rollout.transformers_engine import evaluating
 from rollout.types import Completion, Sampling, require_room
 from rollout.weights import has_adapters, is_four_bit
@@ -72,7 +72,9 @@ class VllmServerEngine:
         self._faults: dict[str, str] = {}
         self._parts: list[Part] = []  # of the policy, as delivered; none: the servers' own base
         self._knows_base = False
-        served = asyncio.run(self._look(adapter_rank))
+        vocabulary = vocabulary_of(model)
+        self._probe = probe_ids(vocabulary)
+        served = asyncio.run(self._look(adapter_rank, vocabulary))
         self.base, self.dtype = served[0].base, served[0].dtype
         self.context = min(one.context for one in served)
         self._exchange = Exchange(exchange, local=local)
@@ -126,13 +128,17 @@ class VllmServerEngine:
         return ServerPool(self.urls, self._parts, self.timeout_seconds, self._faults, self.tell)
 
     async def _complete(self, prompts: list[list[int]], settings: list[dict[str, Any]]) -> list[Reply]:
-        name = self._parts[-1].name if self._parts and isinstance(self._parts[-1], Adapter) else self.base
         async with self._pool() as pool:
-            return await pool.complete(name, prompts, settings)
+            return await pool.complete(self._asked(self._parts), prompts, settings)
+
+    def _asked(self, parts: Sequence[Part]) -> str:
+        """The name by which servers are asked for a policy."""
+        return next((part.name for part in parts if isinstance(part, Adapter)), self.base)
 
     async def _deliver(self, parts: list[Part]) -> None:
         async with self._pool() as pool:
             await pool.deliver(parts)
+            await pool.require_agreement(self._asked(parts), self._probe, TOLERANCE[self.dtype])
             before, self._parts = self._parts, parts
             gone = [part for part in before if part not in parts]
             await pool.take_off(gone)
@@ -142,9 +148,8 @@ class VllmServerEngine:
         async with self._pool() as pool:
             await pool.take_off(self._parts)
 
-    async def _look(self, adapter_rank: int | None) -> list[Description]:
+    async def _look(self, adapter_rank: int | None, vocabulary: int) -> list[Description]:
         """What each server serves. Raises RolloutError for one that does not fit the policy, or the others."""
-        vocabulary = vocabulary_of(self.model)
         served: list[Description] = []
         for url in self.urls:
             async with ServerClient(url, self.timeout_seconds) as server:
@@ -166,7 +171,7 @@ class VllmServerEngine:
 
     async def _require_base(self, policy: Any) -> None:
         """Raises RolloutError for a server whose base says something else than the policy's with its adapters off."""
-        ids = probe_ids(vocabulary_of(self.model))
+        ids = self._probe
         expected = base_logprobs(policy, ids)
         tolerance = TOLERANCE[coarser(self.dtype, str(policy.dtype).removeprefix("torch."))]
         for url in self.urls:
@@ -175,8 +180,7 @@ class VllmServerEngine:
                     said, root = await server.logprobs(self.base, ids), (await server.describe()).root
                 except UnavailableError as error:
                     raise RolloutError(f"cannot use {url} ({error}): is the server running?") from None
-            gap = sum(abs(a - b) for a, b in zip(said, expected, strict=True)) / len(said)
-            if not gap <= tolerance:
+            if not (gap := mean_difference(said, expected)) <= tolerance:
                 raise RolloutError(
                     f"{url} serves another base than the policy's: {root} there, {self.model} here; the "
                     f"log-probabilities of {len(said)} tokens differ by {gap:.2g} nats on average (tolerance "

@@ -36,6 +36,7 @@ class StandInVllm(ThreadingHTTPServer):
             vocabulary,
         )
         self.says, self.refuses = options.get("says"), options.get("refuses", {})
+        self.open_to_trainers = options.get("open_to_trainers", True)
         self.mode = options.get("mode", "processed_logprobs")
         self.latency, self.busy_cache = options.get("latency", 0.0), options.get("busy_cache", False)
         self.adapters: dict[str, str] = {}
@@ -74,14 +75,11 @@ class Handler(BaseHTTPRequestHandler):
         adapters = [{"id": name, "root": path, "parent": BASE} for name, path in server.adapters.items()]
         lora = server.max_rank and {"max_lora_rank": server.max_rank}
         model = {"dtype": "torch.float32", "logprobs_mode": server.mode}
-        self.reply(
-            self.path.partition("?")[0],
-            {
-                "/v1/models": {"data": [base, *adapters]},
-                "/server_info": {"vllm_config": {"model_config": model, "lora_config": lora}},
-                "/weight_info": {"weight_version": server.weights},
-            },
-        )
+        known = {"/v1/models": {"data": [base, *adapters]}}
+        if server.open_to_trainers:
+            known["/server_info"] = {"vllm_config": {"model_config": model, "lora_config": lora}}
+            known["/weight_info"] = {"weight_version": server.weights}
+        self.reply(self.path.partition("?")[0], known)
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -193,13 +193,12 @@ def test_weights_lost_in_the_middle_of_a_batch_are_noticed_and_their_answers_ask
     engine_on, policy
 ):
     """The connection never breaks, so only the name of the weights shows it."""
-    with StandInVllm(200, 200, "restart") as server, StandInVllm() as steady:
-        engine, other = engine_on(server), engine_on(steady)
+    with StandInVllm(200, 200, "restart") as server:
+        engine = engine_on(server)
         engine.sync(policy)
         engine.generate(PROMPTS, SAMPLING)
         assert server.loaded.count("/collective_rpc") == 2
         assert len(server.answered) == 2 * len(PROMPTS)
-        other.sync(policy)
 
 
 def test_two_runs_on_one_server_are_told_apart(engine_on, policy):
@@ -249,6 +248,19 @@ def test_a_server_of_another_base_is_refused_by_what_it_says(engine_on, adapted,
         assert server.adapters == {}
 
 
+def test_servers_that_were_given_the_same_and_say_different_things_are_refused(engine_on, adapted):
+    """As where one reads a folder that is not the trainer's."""
+    right = says(adapted)
+    with (
+        StandInVllm(says=right) as one,
+        StandInVllm(says=lambda ids: right(ids) if two.adapters == {} else [-5.0] * (len(ids) - 1)) as two,
+        pytest.raises(
+            RolloutError, match=rf"{two.url} and {one.url} .* do not say the same: they are .* nats apart"
+        ),
+    ):
+        engine_on(one, two, adapter_rank=4).sync(adapted)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -268,7 +280,7 @@ def test_a_server_that_does_not_fit_is_refused_at_the_start(engine_on, options, 
         engine_on(server, adapter_rank=4)
 
 
-def test_a_server_that_is_not_there_or_not_open_to_a_trainer_is_refused(engine_on, monkeypatch):
+def test_a_server_that_is_not_there_or_not_open_to_a_trainer_is_refused(engine_on):
     with pytest.raises(
         RolloutError, match=r"cannot use .*ConnectError.*is the server running\? Start it with `align"
     ):
@@ -277,21 +289,13 @@ def test_a_server_that_is_not_there_or_not_open_to_a_trainer_is_refused(engine_o
         engine_on()
     with pytest.raises(RolloutError, match="name a folder that they and the trainer share"):
         engine_on("http://192.0.2.7:8000", exchange=None)
-    with StandInVllm() as server:
-        monkeypatch.setattr("rollout.server_client.ServerClient._get", closed(server))
-        with pytest.raises(
-            RolloutError, match=r"has no /closed: it takes a vLLM started by `align serve MODEL --for"
-        ):
-            engine_on(server)
-
-
-def closed(server):
-    """A server without the routes of training."""
-
-    async def get(client, path, seconds=10.0):
-        return await client._ask("GET", "/closed" if "server_info" in path else path)
-
-    return get
+    with (
+        StandInVllm(open_to_trainers=False) as server,
+        pytest.raises(
+            RolloutError, match=r"has no /server_info: it takes a vLLM started by `align serve MODEL --for"
+        ),
+    ):
+        engine_on(server)
 
 
 def test_prompts_that_leave_no_room_are_refused_before_anything_is_asked(engine_on):
