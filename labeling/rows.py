@@ -4,6 +4,7 @@
   better) margin = strength and p_chosen = sigmoid(strength) = 0.73, 0.88, 0.95, so that a step of the scale is
   one unit of Bradley-Terry log-odds; the margins are those of Llama 2 (Touvron et al. 2023, table 27). Without
   a strength p_chosen = max(p_first, 1 - p_first), and margin is the score difference that an import found.
+  A judge's p_first is calibrated, where `align judge report --calibrate` has fitted a calibration.
 - tie: p_chosen = 0.5, and chosen is the side at stored position 0.
 - ranking of K sides: its K(K-1)/2 pairs, each with weight 2/(K(K-1)), so that a ranking weighs as much as a
   pair (Ouyang et al. 2022, eq. 1); equal ranks are ties.
@@ -20,6 +21,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
+from labeling.judge.trust.calibration import Calibration
 from labeling.views import PEOPLE, ComparisonView, LabelView
 
 LABEL_RULE = (
@@ -30,8 +34,13 @@ LABEL_RULE = (
 Row = dict[str, Any]
 
 
-def rows_of(label: LabelView, comparison: ComparisonView) -> list[Row]:
-    """The rows that a label gives: one for a pair, K(K-1)/2 for a ranking, none for both_bad."""
+def rows_of(
+    label: LabelView, comparison: ComparisonView, calibration: Calibration | None = None
+) -> list[Row]:
+    """The rows that a label gives: one for a pair, K(K-1)/2 for a ranking, none for both_bad.
+
+    `calibration`: the judge's, for a label by one that has it.
+    """
     if label.verdict == "both_bad":
         return []
     if label.verdict == "ranking":
@@ -41,7 +50,10 @@ def rows_of(label: LabelView, comparison: ComparisonView) -> list[Row]:
             make_row(label, comparison, pair, p_first_by_rank(ranks, *pair), 0.0, 1 / len(pairs))
             for pair in pairs
         ]
-    return [make_row(label, comparison, (0, 1), *grade(label), weight=1.0)]
+    p_first, margin = grade(label)
+    if calibration and label.verdict == "preference":
+        p_first = float(calibration.apply(np.array(p_first)))
+    return [make_row(label, comparison, (0, 1), p_first, margin, weight=1.0)]
 
 
 def p_first_by_rank(ranks: Sequence[int], i: int, j: int) -> float:
@@ -98,6 +110,7 @@ class Tally:
         self.annotators: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter(both_bad=0)
         self.ties = self.rankings = self.ranking_pairs = 0
+        self.calibrations: dict[str, Calibration] = {}  # that rows were made with, by judge
 
     def note(self, label: LabelView, rows: int) -> None:
         """Count a label that gave so many rows."""

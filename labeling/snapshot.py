@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from labeling.errors import LabelingError
 from labeling.hashing import canonical_json, content_hash
+from labeling.judge.trust.calibration import read_calibrations
 from labeling.reads import comparison_page, pages, read_labels, select_comparisons
 from labeling.rows import LABEL_RULE, Row, Tally, rows_of, why_left_out
 from labeling.schema import Comparison
@@ -156,12 +157,14 @@ def write_snapshot(store: Store, folder: Path, test_share: float, seed: int) -> 
         counted = ", ".join(f"{count} {why}" for why, count in tally.left_out.items() if count)
         left = f" (left out: {counted})" if counted else ""
         raise LabelingError(f"nothing to snapshot: the store holds no label that prefers a side{left}")
+    used = {name: calibration.as_meta() for name, calibration in tally.calibrations.items()}
     manifest: dict[str, Any] = {
         "version": VERSION,
         "settings": {"test_share": test_share, "seed": seed},
         "rows_sha256": {split: part.digest.hexdigest() for split, part in parts.items()},
         "counts": tally.figures(),
         "label_rule": LABEL_RULE,
+        **({"calibrations": used} if used else {}),
     }
     manifest["hash"] = content_hash(manifest)
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
@@ -204,6 +207,7 @@ class Part:
 def read_rows(store: Store, tally: Tally) -> Iterator[Row]:
     """The rows of every effective label that stands by comparison id, within one by annotator and then by time."""
     with store.snapshot() as connection:
+        calibrations = read_calibrations(connection)
         labels = groupby(read_labels(connection), key=lambda label: label.comparison_id)
         for page in pages((key, sorted(group, key=by_annotator)) for key, group in labels):
             query = select_comparisons().where(Comparison.id.in_([key for key, _ in page]))
@@ -214,7 +218,10 @@ def read_rows(store: Store, tally: Tally) -> Iterator[Row]:
                     if why := why_left_out(label, decided):
                         tally.left_out[why] += 1
                         continue
-                    rows = rows_of(label, views[comparison])
+                    calibration = calibrations.get(label.annotator_id)
+                    if calibration:
+                        tally.calibrations[label.annotator] = calibration
+                    rows = rows_of(label, views[comparison], calibration)
                     tally.note(label, len(rows))
                     yield from rows
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -55,3 +56,47 @@ def run(
     note(report.as_text())
     if json:
         print_json(report.as_dict())
+
+
+@app.command()
+def report(
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="NAME", help="Which judge, where several have labelled.")
+    ] = None,
+    store: options.Store = options.DEFAULT_STORE,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the card.")] = Path("judge-card"),
+    calibrate: Annotated[
+        Literal["temperature", "isotonic", "none"] | None,
+        typer.Option(help="Fit a calibration that snapshots apply from now on; none takes it away."),
+    ] = None,
+    imports: Annotated[
+        bool, typer.Option("--imports", help="Count labels that came with imported data as people's.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Compare a judge with people's labels: accuracy, calibration, biases, by slice, with intervals.
+
+    Writes card.md, card.json and reliability.svg.
+
+    Example: [bold]align judge report --store align.db --out judge-card --calibrate temperature[/bold]
+    """
+    from alignment.console import note, output, print_json
+    from alignment.files import write_json, write_text
+    from labeling.judge.trust.calibration import store_calibration
+    from labeling.judge.trust.card import judge_card
+    from labeling.judge.trust.card_text import card_lines, card_markdown, reliability_svg
+    from labeling.store import Store
+
+    opened = Store.open(store, create=False)
+    kind = None if calibrate == "none" else calibrate
+    card, calibration = judge_card(opened, judge, imports=imports, calibrate=kind)
+    write_json(out / "card.json", card.as_dict())
+    write_text(out / "reliability.svg", reliability_svg(card))
+    write_text(out / "card.md", card_markdown(card))
+    if calibrate:
+        store_calibration(opened, card.judge, calibration if kind else None)
+    if json:
+        print_json(card.as_dict())
+        return
+    output.print("\n".join(card_lines(card)), markup=False, soft_wrap=True)
+    note(f"the whole card: {out / 'card.md'}")

@@ -15,22 +15,22 @@ from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
-from labeling.judge import ledger
-from labeling.judge.asker import Asker, Stopped
-from labeling.judge.client import CallFailed, JudgeClient
+from labeling.judge.calls import ledger
+from labeling.judge.calls.asker import Asker, Stopped
+from labeling.judge.calls.client import CallFailed, JudgeClient
+from labeling.judge.calls.ledger import Call
+from labeling.judge.calls.prices import PICO, cost_of
+from labeling.judge.calls.purse import BudgetSpent, Purse
+from labeling.judge.calls.writer import StoreWriter
 from labeling.judge.config import JudgeConfig
 from labeling.judge.judge import Judge, Question
 from labeling.judge.judgements import Judged, record
-from labeling.judge.ledger import Call
 from labeling.judge.panel import agree_on, is_split
 from labeling.judge.parsing import ReplyReading
-from labeling.judge.prices import PICO, cost_of
-from labeling.judge.purse import BudgetSpent, Purse
 from labeling.judge.report import JudgeReport
 from labeling.judge.routing import why_people
 from labeling.judge.verdict import Seen, Verdict
 from labeling.judge.waiting import references, waiting_comparisons
-from labeling.judge.writer import StoreWriter
 from labeling.store import Store
 from labeling.views import ComparisonView
 
@@ -230,17 +230,19 @@ class _Job:
             return await self._annotator(seat)
         async with self.naming:
             if self.panel_id is None:
-                self.panel_id = await self._named(self.config.annotator)
+                self.panel_id = await self._named(self.config)
         return self.panel_id
 
     async def _annotator(self, seat: Seat) -> int:
         async with self.naming:
             if seat.annotator_id is None:
-                seat.annotator_id = await self._named(seat.judge.config.annotator)
+                seat.annotator_id = await self._named(seat.judge.config)
         return seat.annotator_id
 
-    async def _named(self, name: str) -> int:
-        return await self.write.on_thread(lambda: self.store.annotator(name, "judge"))
+    async def _named(self, config: JudgeConfig) -> int:
+        endpoints = [[member.base_url, member.model] for member in config.members()]
+        meta = {"model": config.model, "endpoints": endpoints}
+        return await self.write.on_thread(lambda: self.store.annotator(config.annotator, "judge", meta))
 
 
 def _detail(opinion: Opinion, comparison: ComparisonView) -> dict[str, Any]:

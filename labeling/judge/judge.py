@@ -8,8 +8,8 @@ from random import Random
 from typing import Any
 
 from labeling.hashing import content_hash
+from labeling.judge.calls.ledger import Call
 from labeling.judge.config import JudgeConfig
-from labeling.judge.ledger import Call
 from labeling.judge.parsing import (
     Reader,
     ReplyReading,

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeling.judge.asker import usage_of
+from labeling.judge.calls.asker import usage_of
+from labeling.judge.calls.ledger import Call, answered
+from labeling.judge.calls.prices import PICO, cost_of, dollars, most_tokens, usual_tokens
 from labeling.judge.config import JudgeConfig
 from labeling.judge.job import PAGE
 from labeling.judge.judge import Judge
-from labeling.judge.ledger import Call, answered
-from labeling.judge.prices import PICO, cost_of, dollars, most_tokens, usual_tokens
 from labeling.judge.waiting import references, waiting_comparisons
 from labeling.schema import JudgeCall
 from labeling.store import Store

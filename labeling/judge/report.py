@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from labeling.judge.asker import CallCounts
-from labeling.judge.prices import PICO, dollars
+from labeling.judge.calls.asker import CallCounts
+from labeling.judge.calls.prices import PICO, dollars
 
 HELD = ("verdict", "tie")
 

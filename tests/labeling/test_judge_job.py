@@ -14,7 +14,7 @@ import pytest
 
 from alignment.demo.stand_in_judge import MODEL, Faults, Manner, StandInJudge
 from labeling.errors import LabelingError
-from labeling.judge.client import seconds_to_wait
+from labeling.judge.calls.client import seconds_to_wait
 from labeling.judge.config import JudgeConfig
 from labeling.judge.job import run_judge
 from labeling.judge.plan import plan_judge

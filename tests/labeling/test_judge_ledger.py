@@ -10,11 +10,11 @@ from sqlalchemy.exc import IntegrityError
 
 from alignment.demo.stand_in_judge import MODEL, StandInJudge
 from labeling.errors import LabelingError
-from labeling.judge import ledger
+from labeling.judge.calls import ledger
+from labeling.judge.calls.ledger import Call, End, Intent
 from labeling.judge.config import JudgeConfig
 from labeling.judge.job import run_judge
 from labeling.judge.judge import Judge
-from labeling.judge.ledger import Call, End, Intent
 from labeling.schema import JudgeCall
 from labeling.views import NewCompletion
 

@@ -12,11 +12,11 @@ from sqlalchemy import func, select
 
 from alignment.demo.stand_in_judge import Faults, Manner, StandInJudge
 from labeling.errors import LabelingError
+from labeling.judge.calls.prices import PICO, cost_of, dollars, most_tokens, own_price, usual_tokens
+from labeling.judge.calls.purse import BudgetSpent, Purse
 from labeling.judge.config import JudgeConfig, Price
 from labeling.judge.job import run_judge
 from labeling.judge.plan import plan_judge
-from labeling.judge.prices import PICO, cost_of, dollars, most_tokens, own_price, usual_tokens
-from labeling.judge.purse import BudgetSpent, Purse
 from labeling.schema import JudgeCall
 from tests.labeling.judging import CLEAR, config, fill, politeness, rows
 

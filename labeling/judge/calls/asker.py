@@ -17,14 +17,14 @@ from tenacity import (
 )
 
 from labeling.errors import LabelingError
-from labeling.judge import ledger
-from labeling.judge.client import CallFailed, JudgeClient
+from labeling.judge.calls import ledger
+from labeling.judge.calls.client import CallFailed, JudgeClient
+from labeling.judge.calls.ledger import Call, End, Intent
+from labeling.judge.calls.prices import Cost, most_tokens, usual_tokens
+from labeling.judge.calls.purse import Purse
+from labeling.judge.calls.throttle import Throttle
+from labeling.judge.calls.writer import StoreWriter
 from labeling.judge.config import JudgeConfig
-from labeling.judge.ledger import Call, End, Intent
-from labeling.judge.prices import Cost, most_tokens, usual_tokens
-from labeling.judge.purse import Purse
-from labeling.judge.throttle import Throttle
-from labeling.judge.writer import StoreWriter
 
 _wait_longer_each_time = wait_exponential_jitter(initial=0.5, max=30.0, jitter=1.0)
 
