@@ -8,8 +8,11 @@ from pydantic import BaseModel, Field, model_validator
 
 from alignment.config import Section
 from alignment.models import ModelConfig
+from alignment.scorers import Reward
 from alignment.tuning.config import TuningConfig
+from labeling.judge.config import JudgeConfig
 from reward.config import PairBatches
+from rollout.types import Sampling
 
 LossName = Literal["sigmoid", "ipo", "hinge", "robust", "simpo", "cpo", "orpo", "kto"]
 # where a loss has other defaults than the fields below
@@ -66,16 +69,47 @@ class LossConfig(BaseModel):
         return self
 
 
+class Online(Section):
+    """For --rounds: what the policy is asked, and who says which of its answers is better: `reward` or `judge`."""
+
+    prompts: str = Field(description="JSONL or Parquet with a `prompt` column")
+    prompts_a_round: int | None = Field(
+        None, ge=1, description="how many of them a round, taken in turn in a shuffled order; null: all"
+    )
+    completions: int = Field(
+        4, ge=2, description="answers a prompt; by a reward the best and the worst are a pair"
+    )
+    reward: Reward | None = None
+    judge: JudgeConfig | None = Field(
+        None, description="a judge as for `align judge run`, in place of a reward"
+    )
+    sampling: Sampling = Sampling()
+    batch_size: int = Field(64, ge=1, description="answers sampled at once")
+
+    @model_validator(mode="after")
+    def _one_labels(self) -> Self:
+        if (self.reward is None) == (self.judge is None):
+            raise ValueError("set one of `reward` and `judge`: what says which answer is better")
+        return self
+
+
 class DPOConfig(Section, PairBatches, LossConfig):
     """`align dpo`: the policy comes to prefer what the labels prefer, on a leash to where it started."""
 
     run: str = Field(description="run folder, e.g. runs/dpo")
     seed: int = 0
     policy: ModelConfig = Field(description="the policy to tune; as it is now it is the reference")
-    data: str = Field(
+    data: str | None = Field(
+        None,
         description="snapshot folder, or JSONL or Parquet with prompt, chosen and rejected; for loss=kto also one "
-        "with prompt, completion and label (or messages and label)"
+        "with prompt, completion and label (or messages and label)",
     )
+    rounds: int = Field(
+        0,
+        ge=0,
+        description="so often the policy answers and learns from its answers, in place of `data`; --rounds",
+    )
+    online: Online | None = Field(None, description="what the rounds need")
     tuning: TuningConfig = TuningConfig()
 
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
@@ -88,3 +122,16 @@ class DPOConfig(Section, PairBatches, LossConfig):
         1024, ge=8, description="tokens of prompt and answer; longer pairs are left out and counted"
     )
     save_every: int = Field(100, ge=1, description="optimizer steps between checkpoints for --resume")
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Self:
+        if self.rounds and self.data is not None:
+            raise ValueError("the rounds make their own data: leave out `data`, or set rounds=0")
+        if not self.rounds and self.data is None:
+            raise ValueError("key 'data' is required: the pairs to learn from (or --rounds and `online`)")
+        if self.rounds and self.online is None:
+            raise ValueError(
+                "rounds need the section `online`: the prompts that are answered, and a reward or a judge, e.g. "
+                "online.prompts=data/prompts.jsonl online.reward=runs/reward"
+            )
+        return self

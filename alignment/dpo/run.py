@@ -54,6 +54,7 @@ def train_dpo(config: DPOConfig, *, overwrite: bool = False, resume: bool = Fals
 
 def load(config: DPOConfig) -> Preferences:
     """Pairs, or for KTO single answers."""
+    assert config.data is not None  # noqa: S101 (the config says so where there are no rounds)
     return load_unpaired(config.data) if config.loss == "kto" else load_preferences(config.data)
 
 
