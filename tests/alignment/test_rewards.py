@@ -16,7 +16,8 @@ from alignment.errors import AlignmentError
 from alignment.models import load_policy
 from alignment.preferences import load_preferences
 from alignment.rewards import RewardRunConfig, load_base, plan, train_reward_model
-from alignment.scoring import evaluate_reward, score_file
+from alignment.scored_file import score_file
+from alignment.scoring import evaluate_reward
 from alignment.tuning.apply import apply_tuning
 from alignment.tuning.config import TuningConfig
 from reward.errors import RewardError
@@ -171,9 +172,3 @@ def test_the_plan_loads_no_weights(tiny_model: Path, pairs: Path) -> None:
 def test_a_policy_is_no_reward_model(tiny_model: Path, pairs: Path) -> None:
     with pytest.raises(RewardError, match="no score head"):
         evaluate_reward(str(tiny_model), str(pairs))
-
-
-def test_a_row_without_an_answer_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
-    with pytest.raises(AlignmentError, match=r"rows\.jsonl, row 2: it needs `messages`"):
-        score_file(str(tiny_model), tmp_path / "rows.jsonl", tmp_path / "out.jsonl")
