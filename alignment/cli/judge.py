@@ -26,6 +26,9 @@ def run(
         float | None,
         typer.Option(min=0, help="US dollars that this judge may cost in this store, all runs together."),
     ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Through the endpoint's batch API: cheaper, and within a day.")
+    ] = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
@@ -45,14 +48,14 @@ def run(
     more = [] if budget is None else [f"budget={budget}"]
     resolved = load_config(JudgeConfig, config, [*(overrides or []), *more])
     opened = Store.open(store, create=False)
-    plan = plan_judge(opened, resolved)
+    plan = plan_judge(opened, resolved, batch=batch)
     if dry_run:
         note(to_yaml(resolved) + plan.as_text())
         if json:
             print_json(plan.as_dict())
         return
     with progress_bar("judging", plan.comparisons + plan.not_pairs + plan.own) as advance:
-        report = run_judge(opened, resolved, progress=advance)
+        report = run_judge(opened, resolved, progress=advance, batch=batch)
     note(report.as_text())
     if json:
         print_json(report.as_dict())

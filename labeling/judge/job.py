@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
+from labeling.errors import LabelingError
 from labeling.judge.calls import ledger
 from labeling.judge.calls.asker import Asker, Stopped
+from labeling.judge.calls.batch import Batcher, FromLedger, NotAsked, open_batches
+from labeling.judge.calls.batch_client import BatchClient
 from labeling.judge.calls.client import CallFailed, JudgeClient
 from labeling.judge.calls.ledger import Call
-from labeling.judge.calls.prices import PICO, cost_of
+from labeling.judge.calls.prices import PICO, Cost, cost_of
 from labeling.judge.calls.purse import BudgetSpent, Purse
 from labeling.judge.calls.writer import StoreWriter
 from labeling.judge.config import JudgeConfig
-from labeling.judge.judge import Judge, Question
+from labeling.judge.judge import Judge
 from labeling.judge.judgements import Judged, record
-from labeling.judge.panel import agree_on, is_split
+from labeling.judge.opinion import Opinion, decide
 from labeling.judge.parsing import ReplyReading
 from labeling.judge.report import JudgeReport
-from labeling.judge.routing import why_people
-from labeling.judge.verdict import Seen, Verdict
 from labeling.judge.waiting import references, waiting_comparisons
 from labeling.store import Store
 from labeling.views import ComparisonView
@@ -53,24 +53,18 @@ class Seat:
     annotator_id: int | None = None  # it is made with its first judgement
 
 
-@dataclass(frozen=True)
-class Opinion:
-    """What one judge said of one comparison."""
-
-    seat: Seat
-    questions: list[Question]
-    readings: list[ReplyReading]
-    verdict: Verdict
-
-
-def run_judge(store: Store, config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
+def run_judge(
+    store: Store, config: JudgeConfig, progress: Progress | None = None, *, batch: bool = False
+) -> JudgeReport:
     """Label the waiting comparisons of `store`; `progress(1, **figures)` is called after each.
 
-    An interrupt lets the calls in flight finish and be stored (a second one does not wait for them). Raises
-    LabelingError for a template, key, model or address that will not do: what was answered by then is kept.
+    With `batch` the calls go through the endpoint's batch API, which may take a day; a run that is stopped
+    meanwhile is taken up by the next. An interrupt lets the calls in flight finish and be stored (a second one
+    does not wait for them). Raises LabelingError for a template, key, model or address that will not do: what
+    was answered by then is kept.
     """
     judges = [Judge(member) for member in config.members()]
-    return asyncio.run(_Job(store, config, judges, progress or (lambda *_, **__: None)).run())
+    return asyncio.run(_Job(store, config, judges, progress or (lambda *_, **__: None)).run(batch))
 
 
 class _Job:
@@ -85,39 +79,86 @@ class _Job:
         self.page: deque[tuple[ComparisonView, str]] = deque()
         self.panel_id: int | None = None
 
-    async def run(self) -> JudgeReport:
+    async def run(self, batch: bool) -> JudgeReport:
         self.stopping = asyncio.Event()
         self.reading = asyncio.Lock()
         self.naming = asyncio.Lock()
         self.write = StoreWriter(self.store)
         try:
             async with AsyncExitStack() as stack:
-                before = sum(self._spent(judge.config) for judge in self.judges)
+                for judge in self.judges:
+                    self.report.calls.uncertain += self._mark_uncertain(judge.config)
+                self.before = self._spent(outstanding=False)
                 budget = None if self.config.budget is None else round(self.config.budget * PICO)
-                self.purse = Purse(budget, before)
-                self.seats = [await self._seat(judge, stack) for judge in self.judges]
+                self.purse = Purse(budget, self._spent(outstanding=True))
+                if batch:
+                    self.seats = await self._answer_in_batches(stack)
+                else:
+                    self.seats = [await self._seat(judge, stack) for judge in self.judges]
                 self.waiting = waiting_comparisons(self.store, self.config)
-                self.before = before
                 await self._work_until_done()
         finally:
             self.write.close()
         return self.report
 
-    def _spent(self, config: JudgeConfig) -> int:
-        return ledger.spent(self.store, config.base_url, config.model)
+    def _spent(self, *, outstanding: bool) -> int:
+        return sum(
+            ledger.spent(self.store, judge.config.base_url, judge.config.model, outstanding=outstanding)
+            for judge in self.judges
+        )
 
     async def _seat(self, judge: Judge, stack: AsyncExitStack) -> Seat:
+        """A judge that asks its endpoint call by call."""
         config = judge.config
+        if open_batches(self.store, config):
+            raise LabelingError(f"a batch of {config.model} is open at {config.base_url}: go on with --batch")
         client = await stack.enter_async_context(JudgeClient(config))
-        cost = cost_of(config)
-        if cost:
-            self.report.cost = 0
-        self.report.calls.uncertain += await self.write.on_thread(partial(self._mark_uncertain, config))
         asker = Asker(
             config, client, self.write, self.stopping,
-            counts=self.report.calls, purse=self.purse, cost=cost,
+            counts=self.report.calls, purse=self.purse, cost=self._price(config, batch=False),
         )  # fmt: skip
         return Seat(judge, asker)
+
+    def _price(self, config: JudgeConfig, *, batch: bool) -> Cost | None:
+        cost = cost_of(config, batch=batch)
+        if cost:
+            self.report.cost = 0
+        return cost
+
+    async def _answer_in_batches(self, stack: AsyncExitStack) -> list[Seat]:
+        """Judges whose replies are all in the ledger by now. What failed in a batch goes into the next."""
+        batchers = [
+            Batcher(
+                self.store, judge.config, await stack.enter_async_context(BatchClient(judge.config)),
+                counts=self.report.calls, purse=self.purse, cost=self._price(judge.config, batch=True),
+            )
+            for judge in self.judges
+        ]  # fmt: skip
+        for batcher in batchers:
+            await batcher.collect()
+        try:
+            for _ in range(self.config.max_attempts):
+                handed = [
+                    await batcher.submit(self._calls_to(judge))
+                    for judge, batcher in zip(self.judges, batchers, strict=True)
+                ]
+                for batcher in batchers:
+                    await batcher.collect()
+                if not any(handed):
+                    break
+        except BudgetSpent:
+            self.report.stopped_by_budget = True
+            for batcher in batchers:
+                await batcher.collect()
+        return [Seat(judge, FromLedger(self.store, self.report.calls)) for judge in self.judges]
+
+    def _calls_to(self, judge: Judge) -> Iterator[Call]:
+        """Everything that this judge is to be asked."""
+        self.waiting = waiting_comparisons(self.store, self.config)
+        while page := self._read_page():
+            for view, reference in page:
+                if judge.can_judge(view) and (self.config.judge_own or not judge.gave(view)):
+                    yield from (question.call for question in judge.questions(view, reference))
 
     def _mark_uncertain(self, config: JudgeConfig) -> int:
         with self.store.begin() as session:
@@ -141,6 +182,8 @@ class _Job:
                 await self._judge(*following)
             except Stopped:
                 return
+            except NotAsked:
+                continue
             except BudgetSpent:
                 self.report.stopped_by_budget = True
                 self.stopping.set()
@@ -170,59 +213,51 @@ class _Job:
             self.report.own += 1
         else:
             opinions = [await self._hear(seat, comparison, reference) for seat in sitting]
-            await self._decide(comparison, opinions)
+            await self._decide(comparison, sitting, opinions)
 
     async def _hear(self, seat: Seat, comparison: ComparisonView, reference: str) -> Opinion:
         questions = seat.judge.questions(comparison, reference)
-        sides = len(comparison.sides)
         readings = []
         for question in questions:
             try:
                 reply = await seat.replies.reply(question.call)
-                readings.append(seat.judge.read(reply, sides))
+                readings.append(seat.judge.read(reply, len(comparison.sides)))
             except CallFailed as failure:
                 readings.append(ReplyReading("api_error", reason=str(failure)))
-        return Opinion(seat, questions, readings, seat.judge.verdict(questions, readings))
+        return Opinion(seat.judge, questions, readings)
 
-    async def _decide(self, comparison: ComparisonView, opinions: list[Opinion]) -> None:
-        verdicts = [opinion.verdict for opinion in opinions]
-        if self.config.panel:
-            weighted = [(opinion.verdict, opinion.seat.judge.config.weight) for opinion in opinions]
-            verdict = agree_on(weighted, self.config.panel_rule, self.config.tie_band)
-        else:
-            [verdict] = verdicts
-        why = why_people(verdict, self.config.route, split=is_split(verdicts))
-        members = (
-            [await self._judged(comparison, opinion) for opinion in opinions] if self.config.panel else []
-        )
+    async def _decide(self, comparison: ComparisonView, seats: list[Seat], opinions: list[Opinion]) -> None:
+        decision = decide(comparison, opinions, self.config)
+        verdict, why = decision.verdict, decision.why_people
         spoken = Judged(
             comparison.id,
-            await self._speaker(opinions[0].seat),
+            await self._speaker(seats[0]),
             verdict,
             shown_order=[question.order for question in opinions[0].questions],
-            call_keys=[question.call.key for opinion in opinions for question in opinion.questions],
-            detail=_panel(opinions) if self.config.panel else _detail(opinions[0], comparison),
+            call_keys=[key for opinion in opinions for key in opinion.call_keys],
+            detail=decision.detail,
             routed=why,
             priority=self.config.route.priority if why else None,
         )
+        members = [
+            Judged(
+                comparison.id,
+                await self._annotator(seat),
+                opinion.verdict,
+                shown_order=[question.order for question in opinion.questions],
+                call_keys=opinion.call_keys,
+                detail=opinion.detail(comparison),
+                speaks=False,
+            )
+            for seat, opinion in zip(seats, opinions, strict=True)
+            if self.config.panel
+        ]
         *_, labelled = await asyncio.gather(*(self.write(record, one) for one in [*members, spoken]))
         self.report.outcomes[verdict.outcome] += 1
         self.report.labels += labelled
         self.report.order_inconsistent += verdict.order_consistent is False
         if why:
             self.report.routed[why] += 1
-
-    async def _judged(self, comparison: ComparisonView, opinion: Opinion) -> Judged:
-        """A panel member's own judgement."""
-        return Judged(
-            comparison.id,
-            await self._annotator(opinion.seat),
-            opinion.verdict,
-            shown_order=[question.order for question in opinion.questions],
-            call_keys=[question.call.key for question in opinion.questions],
-            detail=_detail(opinion, comparison),
-            speaks=False,
-        )
 
     async def _speaker(self, seat: Seat) -> int:
         """Under whose name the label stands."""
@@ -243,24 +278,3 @@ class _Job:
         endpoints = [[member.base_url, member.model] for member in config.members()]
         meta = {"model": config.model, "endpoints": endpoints}
         return await self.write.on_thread(lambda: self.store.annotator(config.annotator, "judge", meta))
-
-
-def _detail(opinion: Opinion, comparison: ComparisonView) -> dict[str, Any]:
-    """What each reply said, and what was drawn."""
-    seen = zip(opinion.questions, opinion.readings, strict=True)
-    readings = [Seen(question.order, reading).as_dict() for question, reading in seen]
-    principles = opinion.seat.judge.principles(comparison)
-    return {"readings": readings} | ({"principles": principles} if principles else {})
-
-
-def _panel(opinions: list[Opinion]) -> dict[str, Any]:
-    return {
-        "members": {
-            opinion.seat.judge.config.annotator: {
-                "outcome": opinion.verdict.outcome,
-                "p_first": opinion.verdict.p_first,
-                "weight": opinion.seat.judge.config.weight,
-            }
-            for opinion in opinions
-        }
-    }

@@ -69,7 +69,7 @@ def test_killed_at_random_moments_nothing_is_paid_twice(store, store_url):
             job.communicate()
             assert job.returncode == -signal.SIGKILL
         before = len(read(store, Judgement))
-        report = run_judge(store, JudgeConfig(base_url=server.base_url, model=MODEL, concurrency=40))
+        run_judge(store, JudgeConfig(base_url=server.base_url, model=MODEL, concurrency=40))
         log = server.log
 
     assert 0 < before < COMPARISONS
@@ -83,7 +83,6 @@ def test_killed_at_random_moments_nothing_is_paid_twice(store, store_url):
     states = Counter(call.state for call in calls)
     assert states["intent"] == 0
     assert 0 < states["uncertain"] <= KILLS * 8 + log.faults["cut"]
-    assert report.calls.uncertain > 0
     # every call has one stored answer, and whatever the server answered beyond that was in flight at a kill
     answered = Counter(body_hash(call) for call in calls if call.state == "answered")
     uncertain = Counter(body_hash(call) for call in calls if call.state == "uncertain")

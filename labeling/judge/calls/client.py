@@ -9,7 +9,7 @@ import os
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from labeling.errors import LabelingError
@@ -68,7 +68,7 @@ class JudgeClient:
             ),
         )
 
-    async def __aenter__(self) -> JudgeClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -155,10 +155,15 @@ def mark_uncertain(session: Session, base_url: str, model: str) -> int:
     return int(done.rowcount)
 
 
-def spent(store: Store, base_url: str, model: str) -> int:
-    """What this judge has cost in this store so far, in picodollars; of lost replies the most they can have."""
+def spent(store: Store, base_url: str, model: str, *, outstanding: bool = True) -> int:
+    """What this judge has cost in this store so far, in picodollars; of lost replies the most they can have.
+
+    So it is for calls that are outstanding, in batches that are open; without them what is sure.
+    """
     query = select(func.coalesce(func.sum(JudgeCall.cost), 0)).where(
         JudgeCall.model == model, JudgeCall.base_url == base_url
     )
+    if not outstanding:
+        query = query.where(JudgeCall.state != "intent")
     with store.engine.connect() as connection:
         return int(connection.execute(query).scalar_one() or 0)
