@@ -14,11 +14,8 @@ from rollout.errors import RolloutError
 from rollout.types import Completion, Sampling
 
 PROBE = Sampling(max_new_tokens=8, temperature=0.0)  # greedy: log-probabilities are the policy's own
-TOLERANCE = {
-    "float32": 1e-3,
-    "float16": 2e-2,
-    "bfloat16": 5e-2,
-}  # nats between two exact engines' log-probabilities
+# nats between two exact engines' log-probabilities; a logit of 16 is a multiple of 1/64 in float16, 1/8 in bfloat16
+TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 0.15}
 
 
 @dataclass(frozen=True)
