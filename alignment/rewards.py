@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -21,12 +21,13 @@ from alignment.models import (
     resolve,
     torch_dtype,
 )
-from alignment.preferences import load_preferences
+from alignment.preferences import Preferences, load_preferences
 from alignment.runs import RunFolder
 from alignment.tuning.config import TuningConfig
 from reward.config import RewardConfig
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -37,6 +38,11 @@ class RewardRunConfig(RewardConfig):
     base: ModelConfig = Field(description="the policy to start from; its head gives way to a score head")
     data: str = Field(description="snapshot folder, or JSONL or Parquet with prompt, chosen and rejected")
     tuning: TuningConfig = TuningConfig()
+    study: Literal["off", "sources", "curve"] = Field(
+        "sources",
+        description="where people and a judge labelled, train on each alone as well, and compare on people's held-out "
+        "labels; curve: on parts of people's labels too",
+    )
 
 
 def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> dict[str, Any]:
@@ -72,8 +78,31 @@ def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> d
     left_out = run.log_rejects(rejects, "reward", "pairs")
     figures = card | card["test"] | {"left_out": left_out, "trainable_share": trainable_share(model)}
     del figures["test"]
+    del model  # the study loads its own
+    if config.study != "off":
+        figures["study"] = compare_sources(config, data, run)
     run.summarize(figures)
     return figures
+
+
+def compare_sources(config: RewardRunConfig, data: Preferences, run: RunFolder) -> dict[str, Any]:
+    """Figures of the same model trained on people's labels, the judge's, and both; see `alignment.reward_study`."""
+    from transformers import set_seed
+
+    from alignment.reward_study import study
+    from alignment.trainer_progress import RunProgress
+    from reward.train import train_reward
+
+    alone = config.model_copy(update={"members": 1, "source_weights": {}})
+
+    def train_on(name: str, train: Dataset, test: Dataset) -> dict[str, Any]:
+        set_seed(config.seed)
+        model, tokenizer = load_base(config)
+        with RunProgress(RunFolder(run.path, writes=False), name) as progress:
+            card = train_reward(alone, model, tokenizer, train, test, None, callbacks=[progress])
+        return dict(card["test"])
+
+    return study(data.train, data.test, train_on, curve=config.study == "curve")
 
 
 def load_base(config: RewardRunConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -33,7 +33,7 @@ def train_reward(
     tokenizer: PreTrainedTokenizerBase,
     train: Dataset,
     test: Dataset | None,
-    output_dir: Path,
+    output_dir: Path | None,
     *,
     callbacks: Sequence[TrainerCallback] = (),
     reject: Reject | None = None,
@@ -44,7 +44,7 @@ def train_reward(
 
     train, test: preference datasets (prompt, chosen, rejected, p_chosen, margin, weight, source, group).
     output_dir: receives the model or adapter, the tokenizer and `reward.json`; write it aside if a
-    half-written folder could be taken for a whole one.
+    half-written folder could be taken for a whole one. None keeps nothing but the figures.
     reject: is given a row for each pair left out, with the reason; the figures count them too.
     prepare: is given the trainer before its first step, to set what a tuning method needs.
     Returns the figures of the card. Raises RewardError if no pair is left or training diverged.
@@ -83,8 +83,9 @@ def train_reward(
         max_length=config.max_length,
         data=data_hash,
     )
-    save(model, tokenizer, output_dir)
-    card.write(output_dir)
+    if output_dir:
+        save(model, tokenizer, output_dir)
+        card.write(output_dir)
     return card.model_dump()
 
 

@@ -29,6 +29,7 @@ def train(
     """
     from alignment.config import load_config, to_yaml
     from alignment.console import note, print_json, print_plan
+    from alignment.reward_study import tell
     from alignment.rewards import RewardRunConfig, plan, train_reward_model
 
     settings = load_config(RewardRunConfig, config, overrides or [])
@@ -38,6 +39,7 @@ def train(
     if as_json:
         return print_json(figures)
     note(f"reward: {describe(figures)}")
+    tell(figures.get("study", {}))
     note(f"reward: the model is in {settings.run}/model")
 
 
