@@ -89,6 +89,7 @@ def test_one_readable_line(
     [
         (RewardRunConfig, "reward.yaml", "lora"),
         (RewardRunConfig, "reward_qlora.yaml", "qlora"),
+        (RewardRunConfig, "reward_ensemble.yaml", "lora"),
         (RewardRunConfig, "demo/reward.yaml", "lora"),
         (DPOConfig, "dpo.yaml", "lora"),
         (DPOConfig, "dpo_qlora.yaml", "qlora"),
