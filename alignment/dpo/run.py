@@ -62,9 +62,11 @@ def prepare(
     config: DPOConfig, preferences: Preferences, tokenizer: PreTrainedTokenizerBase, run: RunFolder
 ) -> tuple[Dataset, Dataset, dict[str, int]]:
     """Train and held-out rows in tokens, weights of mean 1, and how many were left out for which reason."""
-    from reward.pairs import with_column, with_mean_weight_one
+    from reward.pairs import refuse_all_ties, with_column, with_mean_weight_one
 
     single = config.loss == "kto"
+    if not single:
+        refuse_all_ties(preferences.train)
     tokenize = tokenize_answers if single else tokenize_pairs
     rejects = list(preferences.rejects)
     train, test = (
@@ -87,8 +89,10 @@ def build_trainer(
 
     from alignment.dpo.trainer import Collator, PreferenceTrainer
     from alignment.trainer_progress import quiet_arguments
-    from alignment.tuning.apply import peft_config, training_dtype
+    from alignment.tuning.apply import peft_config, require_stage, start_tuning, training_dtype
+    from alignment.tuning.training import prepare as prepare_tuning
 
+    require_stage(config.tuning, "dpo")
     path = resolve(config.policy.path)
     adapted = is_adapter(path)
     if adapted and config.tuning.method == "full":
@@ -99,7 +103,8 @@ def build_trainer(
     policy = load_policy(
         path,
         training_dtype(config.policy.dtype, config.tuning),
-        four_bit=config.tuning.method == "qlora",
+        four_bit=config.tuning.bits == 4,
+        eight_bit=config.tuning.bits == 8,
         trainable=True,
     )
     if adapted:
@@ -142,6 +147,9 @@ def build_trainer(
         cache=run.path.parent / ".reference",
     )
     trainer.remove_callback(PrinterCallback)
+    if not adapted:
+        start_tuning(trainer.model, config.tuning)
+    prepare_tuning(trainer, config.tuning, "dpo")
     return trainer
 
 

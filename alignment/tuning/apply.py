@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.errors import AlignmentError
@@ -50,7 +51,9 @@ def apply_tuning(model: Any, tuning: TuningConfig, task_type: TaskType) -> Any:
     from peft import get_peft_model
 
     try:
-        return start_tuning(get_peft_model(model, config), tuning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of merging and kernels, which nobody asked for here
+            return start_tuning(get_peft_model(model, config), tuning)
     except (ValueError, NotImplementedError) as error:
         line = " ".join(str(error).split())
         raise AlignmentError(

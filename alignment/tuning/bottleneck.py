@@ -92,8 +92,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         inputs, outputs = config.hidden_size, config.hidden_size
         if isinstance(self.base_layer, nn.Linear):
             inputs, outputs = self.base_layer.in_features, self.base_layer.out_features
-        device = next(self.base_layer.parameters()).device
-        self.bottleneck_layers[name] = Addition(config, inputs, outputs, low_rank).to(device)
+        with next(self.base_layer.parameters()).device:
+            self.bottleneck_layers[name] = Addition(config, inputs, outputs, low_rank)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 LAYER = re.compile(r"\.layers\.(\d+)\.")  # where decoders of this stack keep their layers
 ATTENTION_OUTPUT = ("o_proj", "out_proj", "dense", "wo")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
-LINEAR_ONLY = ("dora", "pissa")  # methods that stacked experts cannot take
+LINEAR_ONLY = (
+    "dora",
+    "pissa",
+    "moe",
+)  # PEFT adapts stacked experts as well, which these cannot or do themselves
 INNER = (
     "down_proj",
     "fc2",
@@ -104,7 +108,7 @@ def in_last_layers(tuning: TuningConfig, names: list[str], every: list[str]) -> 
 def linear_layers(tuning: TuningConfig, model: torch.nn.Module) -> str | list[str]:
     """The linear layers that `tuning` names, or PEFT's word for all of them, experts included."""
     chosen = tuning.target_modules or "all-linear"
-    if tuning.layers is None and (isinstance(chosen, list) or tuning.method not in LINEAR_ONLY):
+    if isinstance(chosen, str) and tuning.layers is None and tuning.method not in LINEAR_ONLY:
         return chosen
-    wanted = linear if isinstance(chosen, str) else named(*chosen)
-    return places(tuning, model, wanted, "linear layers")
+    found = places(tuning, model, linear, "linear layers")
+    return chosen if isinstance(chosen, list) and tuning.layers is None else found

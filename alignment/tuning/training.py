@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.console import note
@@ -15,7 +18,8 @@ from alignment.tuning.config import TuningConfig
 from alignment.tuning.rates import differ, optimizer_for
 
 FEWEST_STEPS = 10  # of AdaLoRA: one before it prunes, six in which it does, three after
-PRUNING, ENCODER = "adalora.safetensors", "prompt_encoder.safetensors"
+WHOLE, IMPORTANCE = "tuning_weights.safetensors", "adalora_importance.safetensors"
+KEPT = ("adalora", "prefix", "p_tuning")  # of which PEFT writes less than training needs to go on
 
 
 def prepare(trainer: Trainer, tuning: TuningConfig, what: str) -> None:
@@ -23,15 +27,44 @@ def prepare(trainer: Trainer, tuning: TuningConfig, what: str) -> None:
     note(f"{what}: tuning.method={tuning.method} trains {trainable_share(trainer.model):.2%} of the weights")
     if differ(tuning):
         trainer.optimizer = optimizer_for(trainer.model, tuning, trainer.args.learning_rate)
-    if tuning.method == "adalora":
-        trainer.add_callback(AdaLoraPruning())
-    if tuning.method in ("prefix", "p_tuning"):
-        trainer.add_callback(KeptEncoder())
-        trainer._load_from_checkpoint = lambda checkpoint, model=None: load_encoder(  # type: ignore[method-assign]
+    if tuning.method in KEPT:
+        trainer.add_callback(KeptWhole())
+        trainer._load_from_checkpoint = lambda checkpoint, model=None: load_whole(  # type: ignore[method-assign]
             trainer.model, Path(checkpoint)
         )
+    if tuning.method == "adalora":
+        trainer.add_callback(AdaLoraPruning())
     if tuning.method in ("prefix", "p_tuning_v2"):
         trainer.args.gradient_checkpointing = False  # a layer that is run again would find its prefix used up
+
+
+class KeptWhole(TrainerCallback):
+    """Writes every trained weight beside a checkpoint: ranks that were pruned, the network that makes a prompt."""
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        save_file(trained_weights(model), checkpoint(args, state) / WHOLE)
+
+
+def trained_weights(model: Any) -> dict[str, Tensor]:
+    return {
+        name: weight.detach().contiguous()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad or ".ranknum." in name
+    }
+
+
+@torch.no_grad()
+def load_whole(model: Any, folder: Path) -> None:
+    weights = load_file(folder / WHOLE)
+    for name, weight in trained_weights(model).items():
+        weight.copy_(weights[name])
 
 
 class AdaLoraPruning(TrainerCallback):
@@ -58,7 +91,33 @@ class AdaLoraPruning(TrainerCallback):
         config.total_step, config.tinit, config.tfinal = steps, steps // 10, 3 * steps // 10
         config.deltaT = max(1, steps // 100)
         if state.global_step:
-            self.restore(model.base_model.rankallocator, checkpoint(args, state) / PRUNING)
+            folder = checkpoint(args, state)
+            settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            config.rank_pattern = settings["rank_pattern"]
+            for key, seen in load_file(folder / IMPORTANCE).items():
+                kind, name = key.split(":", 1)
+                getattr(model.base_model.rankallocator, kind)[name] = seen
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """The paper's pull towards orthogonal singular vectors, which PEFT adds to a loss that trainers do not use."""
+        weight = model.peft_config["default"].orth_reg_weight
+        vectors = [
+            w if "lora_A" in n else w.T
+            for n, w in model.named_parameters()
+            if ".lora_A." in n or ".lora_B." in n
+        ]
+        with torch.enable_grad():
+            distances = [
+                torch.linalg.matrix_norm(v @ v.T - torch.eye(len(v), device=v.device)) for v in vectors
+            ]
+            (weight * torch.stack(distances).mean()).backward()
 
     def on_optimizer_step(
         self,
@@ -78,41 +137,13 @@ class AdaLoraPruning(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Keeps what pruning has seen of each weight's importance."""
         allocator = model.base_model.rankallocator
         seen = {
             f"{kind}:{name}": value.contiguous()
             for kind in ("ipt", "exp_avg_ipt", "exp_avg_unc")
             for name, value in getattr(allocator, kind).items()
         }
-        save_file(seen, checkpoint(args, state) / PRUNING)
-
-    @staticmethod
-    def restore(allocator: Any, file: Path) -> None:
-        for key, value in load_file(file).items():
-            kind, _, name = key.partition(":")
-            getattr(allocator, kind)[name] = value
-
-
-class KeptEncoder(TrainerCallback):
-    """Keeps the network that makes the prompt beside each checkpoint: PEFT writes what it makes only."""
-
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
-    ) -> None:
-        weights = model.prompt_encoder.state_dict()
-        save_file(
-            {name: weight.contiguous() for name, weight in weights.items()}, checkpoint(args, state) / ENCODER
-        )
-
-
-def load_encoder(model: Any, folder: Path) -> None:
-    model.prompt_encoder.load_state_dict(load_file(folder / ENCODER))
+        save_file(seen, checkpoint(args, state) / IMPORTANCE)
 
 
 def checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
