@@ -209,6 +209,12 @@ def how_to_call(served: Served, url: str, api_key_env: str | None) -> str:
         f"{key_line.replace(' ', ' endpoint.')} run=runs/rollout prompts=prompts.jsonl",
         f"align label --endpoint {api} --model {shlex.quote(name)}",
     ]
+    if served.training_rank is not None:
+        method = "" if served.training_rank else " tuning.method=full"
+        lines.append(
+            f"align ppo -c configs/ppo.yaml policy.path={shlex.quote(name)}{method} engine=vllm-server "
+            f"{shlex.quote(f'vllm.urls=[{url}]')}"
+        )
     names = ", ".join([served.name, *served.adapters])
     return f"{names} at {url}/v1:\n" + "\n".join(f"  {line}" for line in lines)
 

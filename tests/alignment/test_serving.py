@@ -236,6 +236,14 @@ def test_for_training_an_adapter_served_beside_has_its_own_place(tiny_model, ada
     assert command[command.index("--max-lora-rank") + 1] == "32"
 
 
+@pytest.mark.parametrize(("rank", "method"), [(16, ""), (0, " tuning.method=full")])
+def test_for_training_it_says_how_ppo_is_told(tiny_model, rank, method):
+    served = for_training(what_to_serve(str(tiny_model)), rank, "127.0.0.1", False)
+    line = f"policy.path={tiny_model}{method} engine=vllm-server 'vllm.urls=[http://127.0.0.1:8001]'"
+    assert line in how_to_call(served, "http://127.0.0.1:8001", None)
+    assert "align ppo" not in how_to_call(what_to_serve(str(tiny_model)), "http://127.0.0.1:8001", None)
+
+
 def test_the_controls_are_there_for_training_only(monkeypatch):
     monkeypatch.delenv("VLLM_SERVER_DEV_MODE", raising=False)
     assert "VLLM_SERVER_DEV_MODE" not in server_environment(None)
