@@ -31,7 +31,7 @@ def deliver(
         with policy.disable_adapter():
             reference = token_logprobs(policy, probe, said.token_ids)
     delivery = Delivery(said, expected, reference)
-    check_delivery(delivery, version, tolerance(policy), last)
+    check_delivery(delivery, version, max(tolerance(policy), TOLERANCE[engine.dtype]), last)
     return delivery
 
 

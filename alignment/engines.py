@@ -29,7 +29,7 @@ class VllmConfig(Section):
     max_model_len: int = Field(
         4096,
         ge=2,
-        description="tokens of the longest prompt with its answer; the model's own limit, if that is less",
+        description="vllm: tokens of the longest prompt with its answer; the model's own limit, if that is less",
     )
     cache_gib: float = Field(4.0, gt=0, description="vllm: memory for keys and values, in GiB")
     urls: list[str] = Field(
@@ -88,7 +88,7 @@ def build_engine(
         dtype=str(policy.dtype).removeprefix("torch."),
         adapter_rank=None if takes_merged(policy) else rank_of(policy),
         max_batch=max_batch,
-        max_model_len=longest(name, settings, policy),
+        max_model_len=min(context_length(policy), settings.max_model_len),
         cache_gib=settings.cache_gib,
     )
 
@@ -115,12 +115,6 @@ def takes_merged(policy: Any) -> bool:
     merged into, and a merge takes a hundredth of an iteration. 4-bit weights hold no adapter.
     """
     return policy.device.type == "cpu" and not is_four_bit(policy)
-
-
-def longest(name: str, settings: VllmConfig, policy: Any) -> int:
-    """Tokens that a prompt and its answer may have together."""
-    context = context_length(policy)
-    return min(context, settings.max_model_len) if name == "vllm" else context
 
 
 def require_engine(name: str) -> None:

@@ -17,10 +17,10 @@ from alignment.answers import Answered, EndpointSource, EngineSource, Source, te
 from alignment.config import Section
 from alignment.console import note, progress_bar
 from alignment.delivery import deliver
-from alignment.engines import EngineName, VllmConfig, build_engine, embedded_engine, longest, require_engine
+from alignment.engines import EngineName, VllmConfig, build_engine, embedded_engine, require_engine
 from alignment.errors import AlignmentError
 from alignment.kept import FOR_SFT, Keep
-from alignment.models import ModelConfig, load_policy, load_tokenizer, resolve
+from alignment.models import ModelConfig, context_length, load_policy, load_tokenizer, resolve
 from alignment.prompts import EncodedPrompt, Message, encode_prompts, load_prompts
 from alignment.rollout_record import ANSWERS, comparisons, finish, made, open_run, record, unfinished
 from alignment.runs import RunFolder
@@ -191,8 +191,6 @@ def open_source(
     tokenizer = load_tokenizer(config.policy.path)
     run = open_run(config, overwrite=overwrite)
     model = load_policy(config.policy.path, config.policy.dtype)
-    room = longest(config.engine, config.vllm, model) - config.sampling.max_new_tokens
-    fitting = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
     engine = build_engine(
         config.engine,
         config.vllm,
@@ -202,6 +200,8 @@ def open_source(
         seed=config.seed,
         max_batch=config.batch_size,
     )
+    room = min(context_length(model), engine.context) - config.sampling.max_new_tokens
+    fitting = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
     deliver(engine, model, fitting[0].ids)
     return EngineSource(engine, tokenizer, batch_size=config.batch_size, **settings), fitting, run
 

@@ -45,6 +45,14 @@ class TransformersEngine:
         self.generator = torch.Generator().manual_seed(seed)
         self.lean: bool | None = None  # whether the model takes our own attention: seen at the first call
 
+    @property
+    def context(self) -> int:
+        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None
     ) -> list[Completion]:
@@ -53,8 +61,7 @@ class TransformersEngine:
         With `rows`, only those prompts are answered, in that order, and as they would be among all.
         Raises RolloutError for a prompt that is empty or leaves no room in the context.
         """
-        context = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
-        require_room(prompt_ids, context)
+        require_room(prompt_ids, context := self.context)
         uniforms = torch.rand(
             len(prompt_ids), sampling.max_new_tokens, generator=self.generator, dtype=torch.float64
         )

@@ -46,6 +46,16 @@ class RolloutEngine(Protocol):
     copies: bool  # it samples from a copy of the weights, which `sync` delivers: see `rollout.delivery`
     version: int  # of the policy that it has
 
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in: float32, bfloat16 or float16."""
+        ...
+
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, rows: Sequence[int] | None = None
     ) -> list[Completion]:

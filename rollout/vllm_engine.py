@@ -96,7 +96,8 @@ class VllmEngine:
                 )
         except Exception as error:
             raise RolloutError(why_not(error, model, cache_gib)) from error
-        self.context = int(self._llm.llm_engine.model_config.max_model_len)
+        made = self._llm.llm_engine.model_config
+        self.context, self.dtype = int(made.max_model_len), str(made.dtype).removeprefix("torch.")
         self._sleeps, self._asleep = on_gpu, False
 
     def generate(

@@ -15,7 +15,7 @@ import torch
 
 from alignment.checkpoints import State, random_state, restore_random_state
 from alignment.console import note
-from alignment.engines import longest
+from alignment.models import context_length
 from alignment.ppo.config import PPOConfig, ProbeConfig
 from alignment.ppo.processes import from_main
 from alignment.ppo.saving import write_policy
@@ -90,7 +90,8 @@ def build_probe(config: PPOConfig, trainer: PPOTrainer, run: RunFolder) -> Probe
     trained = [prompt.messages for prompt in trainer.prompts.items]
     if known := sum(prompt in trained for prompt in prompts):
         note(f"PPO: {known} of {len(prompts)} prompts of the probe are trained on too: hold them out")
-    room = longest(config.engine, config.vllm, trainer.models.language_model) - config.sampling.max_new_tokens
+    context = min(context_length(trainer.models.language_model), trainer.engine.context)
+    room = context - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, trainer.tokenizer, room, run.path / "rejected_probe_prompts.jsonl")
     random = random_state()
     gold = load_scorer(config.probe.gold, str(trainer.device))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.checkpoints import load_checkpoint
 from alignment.console import note
-from alignment.engines import build_engine, longest, require_engine
+from alignment.engines import build_engine, require_engine
 from alignment.errors import AlignmentError
-from alignment.models import load_tokenizer
+from alignment.models import context_length, load_tokenizer
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.failures import how_to_continue, one_line
 from alignment.ppo.probe import BEST, Probe, best_so_far, build_probe
@@ -155,8 +155,6 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     note(f"PPO: {line}")
     models.to(device)
     policy = models.policy()
-    room = longest(config.engine, config.vllm, policy) - config.sampling.max_new_tokens
-    encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
     engine = build_engine(
         config.engine,
         config.vllm,
@@ -166,6 +164,8 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
         seed=config.seed,
         max_batch=config.episodes,
     )
+    room = min(context_length(policy), engine.context) - config.sampling.max_new_tokens
+    encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")
     scorer = load_scorer(config.reward, str(device))
     return PPOTrainer(config, models, engine, scorer, encoded, tokenizer, device)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from alignment.cli import run
-from alignment.engines import VllmConfig, longest, rank_of, takes_merged
+from alignment.engines import rank_of, takes_merged
 from alignment.models import four_bit_config
 from alignment.ppo import run as ppo_run
 from tests.alignment.ppo_config import write_ppo_config, write_prompts
@@ -79,10 +78,3 @@ def test_an_adapter_stays_one_but_on_a_cpu(tiny_model):
     assert not takes_merged(policy.to("meta"))  # any device but the CPU
     small = AutoModelForCausalLM.from_pretrained(tiny_model, quantization_config=four_bit_config())
     assert not takes_merged(small)
-
-
-def test_the_longest_prompt_and_answer(tiny_model):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    assert longest("vllm", VllmConfig(), model) == 256  # the model's own limit
-    assert longest("vllm", VllmConfig(max_model_len=100), model) == 100
-    assert longest("transformers", VllmConfig(max_model_len=100), model) == 256
