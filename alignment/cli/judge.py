@@ -54,11 +54,23 @@ def run(
         if json:
             print_json(plan.as_dict())
         return
-    with progress_bar("judging", plan.comparisons + plan.not_pairs + plan.own) as advance:
-        report = run_judge(opened, resolved, progress=advance, batch=batch)
+    figures: dict[str, object] = {}
+    total = plan.comparisons + plan.not_pairs + plan.own
+    with progress_bar("judging", total, below=lambda: figures_line(figures)) as advance:
+
+        def progress(done: int, **so_far: object) -> None:
+            figures.update(so_far)
+            advance(done)
+
+        report = run_judge(opened, resolved, progress=progress, batch=batch)
     note(report.as_text())
     if json:
         print_json(report.as_dict())
+
+
+def figures_line(figures: dict[str, object]) -> str:
+    """What came of the judging so far, for the line below the bar."""
+    return "  ".join(f"{name} {value}" for name, value in figures.items())
 
 
 @app.command()

@@ -120,6 +120,8 @@ class StandInJudge:
             return await self._reply(request)
 
         async def files(request: Request) -> Any:
+            if turned_away := self._without_key(request.headers.get("authorization")):
+                return turned_away
             uploaded: Any = (await request.form())["file"]
             return self.batches.add_file(await uploaded.read())
 
@@ -183,10 +185,15 @@ class StandInJudge:
         return Response(content, media_type="application/json")
 
     def _turn_away(self, authorization: str | None, model: Any) -> Any:
-        if self.api_key and authorization != f"Bearer {self.api_key}":
-            return error(401, "Incorrect API key provided.", code="invalid_api_key")
+        if turned_away := self._without_key(authorization):
+            return turned_away
         if model != MODEL:
             return error(404, f"The model {model!r} does not exist.", code="model_not_found")
+        return None
+
+    def _without_key(self, authorization: str | None) -> Any:
+        if self.api_key and authorization != f"Bearer {self.api_key}":
+            return error(401, "Incorrect API key provided.", code="invalid_api_key")
         return None
 
     def _has_room(self) -> bool:

@@ -40,6 +40,7 @@ def card_markdown(card: Card) -> str:
         *(
             f"| {name} | {shown(f)} | {span(f)} | {f.of:,} | {ABOUT[name]} |"
             for name, f in card.figures.items()
+            if f.value is not None
         ),
         "",
         "## People among themselves",
@@ -128,7 +129,9 @@ def reliability_svg(card: Card) -> str:
     """How often people agree against how sure the judge is; on the line the two are the same."""
     figure, axes = canvas()
     figure.set_size_inches(4.6, 4.0)
-    axes.plot([0.5, 1], [0.5, 1], color=COLORS[6], linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
+    axes.plot(
+        [0.5, 1], [0.5, 1], color=COLORS[6], linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated"
+    )
     for name, bins, color in (
         ("as the judge says", card.reliability, COLORS[0]),
         ("after calibration", card.calibrated, COLORS[1]),
