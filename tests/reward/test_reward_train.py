@@ -163,3 +163,12 @@ def test_all_weights_zero_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
 def test_a_microbatch_that_does_not_divide_the_batch_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"multiple of microbatch \(3\)"):
         RewardConfig(batch_size=8, microbatch=3)
+
+
+def test_a_long_prompt_loses_its_beginning_if_asked(tiny_model: Path, tmp_path: Path) -> None:
+    long = [{"role": "user", "content": "inn " * 100 + "where is it?"}]
+    data = Dataset.from_list([row(0), row(1) | {"prompt": long}, row(2, rejected="inn " * 100)])
+    figures = train(tiny_model, tmp_path, data, max_length=80, batch_size=2, too_long="truncate", epochs=1)
+    assert figures["truncated"] == 1
+    assert figures["train_pairs"] == 2
+    assert figures["left_out"] == {"its answers alone are longer than 80 tokens": 1}
