@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from labeling.judge.calls.client import is_loopback
 from labeling.judge.config import JudgeConfig, Price
 
 PICO = 10**12
@@ -20,6 +21,8 @@ def cost_of(config: JudgeConfig, *, batch: bool = False) -> Cost | None:
     """The price of calls to this judge: the config's own, else the table's; None if neither knows it."""
     if config.price:
         return own_price(config.price)
+    if is_loopback(config.base_url):
+        return None  # nobody's list has a server of one's own
     return listed_price(config.base_url, config.model, batch=batch)
 
 
@@ -60,7 +63,7 @@ def most_tokens(body: dict[str, Any]) -> tuple[int, int | None]:
     A token holds a byte at the least.
     """
     texts = [message["content"] for message in body["messages"]]
-    prompt = sum(len(text.encode()) + MESSAGE_OVERHEAD for text in texts)
+    prompt = sum(len(text.encode("utf-8", "surrogatepass")) + MESSAGE_OVERHEAD for text in texts)
     limits = [
         body[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(body.get(name), int)
     ]
@@ -70,8 +73,10 @@ def most_tokens(body: dict[str, Any]) -> tuple[int, int | None]:
 def usual_tokens(body: dict[str, Any]) -> int:
     """About how many tokens a prompt has: one to four characters of Latin script, two to three of Chinese."""
     text = "".join(message["content"] for message in body["messages"])
-    wide = sum(character >= "\u2e80" for character in text)
-    return round(wide / 1.5 + (len(text) - wide) / 4) + USUAL_OVERHEAD
+    wide = (
+        len(text.encode("utf-8", "surrogatepass")) - len(text)
+    ) // 2  # Chinese takes three bytes a character
+    return round(wide / 1.5 + max(0, len(text) - wide) / 4) + USUAL_OVERHEAD
 
 
 def dollars(pico: int) -> str:
