@@ -77,8 +77,10 @@ def balanced(p_good: Sequence[float], weight: Sequence[float]) -> tuple[list[flo
 
     KTO wants so (Ethayarajh et al. 2024, eq. 9). With a factor for each of the two readings of a label,
     a p + b (1 - p) is the weight, and a p / (a p + b (1 - p)) the label, of the same loss.
-    Raises AlignmentError where all answers are good, or all bad.
+    Raises AlignmentError where all answers are good, or all bad, or nothing has a weight.
     """
+    if not sum(weight) > 0:
+        raise AlignmentError("the answers' weights sum to 0: nothing would be learned")
     good = sum(w * p for p, w in zip(p_good, weight, strict=True))
     bad = sum(weight) - good
     if not (good > 0 and bad > 0):

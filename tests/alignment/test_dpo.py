@@ -26,6 +26,7 @@ from alignment.runs import RunFolder
 from alignment.trainer_progress import quiet_arguments
 from alignment.tuning.apply import apply_tuning, peft_config
 from alignment.tuning.config import TuningConfig
+from reward.errors import RewardError
 
 GOOD, BAD = "thank you, by the river", "no. it is what it is"
 
@@ -321,6 +322,60 @@ def test_what_cannot_be_done_is_said(tiny_model: Path, pairs: Path, tmp_path: Pa
     classifier.save_pretrained(tmp_path / "rm")
     with pytest.raises(AlignmentError, match="is a reward model"):
         train_dpo(config(tiny_model, pairs, policy={"path": str(tmp_path / "rm")}), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "is empty: it needs rows with prompt, chosen and rejected"),
+        (
+            [row(1, chosen=BAD), row(2, rejected=" ")],
+            "no pair to train on .1 x both sides are the same, 1 x rej",
+        ),
+        ([row(i, p_chosen=0.5) for i in range(9)], "every train pair is a tie"),
+        ([row(i, weight=0.0) for i in range(9)], "weights sum to 0"),
+    ],
+)
+def test_data_that_teaches_nothing_is_refused(
+    tiny_model: Path, tmp_path: Path, rows: list[dict[str, Any]], said: str
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises((AlignmentError, RewardError), match=said):
+        train_dpo(config(tiny_model, path))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_layers_that_run_again_in_the_backward_see_the_same_attention(
+    tiny_model: Path, tmp_path: Path, method: str
+) -> None:
+    settings = config(
+        tiny_model, tmp_path / "pairs", run=str(tmp_path / "run"), tuning={"method": method, "rank": 4}
+    )
+    tokenizer = load_tokenizer(str(tiny_model))
+    data = tokenize_pairs(
+        Dataset.from_list([row(i) for i in range(8)]), tokenizer, 128, split="train", reject=pytest.fail
+    )
+    run = RunFolder(tmp_path / "run")
+    gradients = []
+    for checkpointing in (False, True):
+        trainer = build_trainer(settings, tokenizer, data, data.select([]), run)
+        trainer.args.gradient_checkpointing = checkpointing
+        if checkpointing:
+            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+            trainer.model.enable_input_require_grads()
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        torch.manual_seed(0)
+        for name, weight in trainer.model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        loss = trainer.training_step(trainer.model, batch)
+        grads = [w.grad.flatten() for w in trainer.model.parameters() if w.grad is not None]
+        gradients.append(torch.cat([loss[None], *grads]))
+    assert gradients[0][1:].abs().max() > 1e-4
+    assert torch.allclose(*gradients, atol=1e-6)
 
 
 def test_without_held_out_pairs_there_are_no_held_out_figures(tiny_model: Path, tmp_path: Path) -> None:

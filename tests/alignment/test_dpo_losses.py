@@ -153,6 +153,8 @@ def test_good_and_bad_answers_weigh_the_same() -> None:
     assert weights[1] * (1 - labels[1]) == pytest.approx(b * 3 * 0.25)
     with pytest.raises(AlignmentError, match="every answer is labelled bad"):
         balanced([0.0, 0.0], [1.0, 1.0])
+    with pytest.raises(AlignmentError, match="weights sum to 0"):
+        balanced([0.0, 1.0], [0.0, 0.0])
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9))
