@@ -115,7 +115,9 @@ class BottleneckModel(BaseTuner):
 
     @staticmethod
     def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> bool:
-        return key in peft_config.target_modules or key in peft_config.low_rank_modules
+        # PEFT shortens long lists of names to the endings that they share
+        endings = (f".{name}" for name in peft_config.target_modules)
+        return key in peft_config.low_rank_modules or f".{key}".endswith(tuple(endings))
 
     def _create_and_replace(
         self,

@@ -18,7 +18,7 @@ from alignment.models import know_adapter
 from alignment.tuning.apply import TaskType, apply_tuning, peft_config, start_tuning
 from alignment.tuning.config import TuningConfig
 from alignment.tuning.methods import METHODS
-from alignment.tuning.places import base_modules
+from alignment.tuning.places import LAYER, base_modules
 from alignment.tuning.rates import rate_groups
 from tests.alignment.tuning_models import FAMILIES, new_model
 
@@ -170,6 +170,20 @@ def test_two_bottlenecks_on_one_base_switch_exactly() -> None:
     assert torch.equal(outputs(model), first)
     model.set_adapter("default")
     assert torch.equal(outputs(model), learned)
+
+
+@pytest.mark.parametrize("method", ["houlsby", "unipelt", "ia3", "bitfit", "layernorm"])
+def test_a_deep_model_is_tuned_in_every_layer(method: str, tmp_path: Path) -> None:
+    """PEFT shortens lists of 20 names and more."""
+    model = apply_tuning(new_model("llama", num_hidden_layers=24), TuningConfig(method=method), "CAUSAL_LM")
+    trained = {
+        int(found[1]) for n, w in model.named_parameters() if w.requires_grad and (found := LAYER.search(n))
+    }
+    assert trained == set(range(24))
+    learn(model, 2)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(new_model("llama", num_hidden_layers=24), tmp_path)
+    assert torch.equal(outputs(again), outputs(model))
 
 
 def test_base_modules_are_those_from_before() -> None:
