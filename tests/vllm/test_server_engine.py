@@ -37,7 +37,7 @@ SMALL = ["--dtype", "float32", "--kv-cache-memory-bytes", str(1 << 27)]
 STOP = 1
 PROMPTS = [[5, 6, 7], [8], list(range(9, 60)), [15, 16], [9, 10, 11, 12, 13, 14]]
 SAMPLING = Sampling(max_new_tokens=20)
-Policy = Callable[[int], Any]
+Policy = Callable[..., Any]
 
 
 class TrainingServer:
@@ -102,9 +102,9 @@ def servers(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def policy(wide_model: Path) -> Policy:
     """Makes the model with a random adapter of rank 4."""
 
-    def make(seed: int) -> Any:
+    def make(seed: int, **settings: Any) -> Any:
         torch.manual_seed(seed)
-        base = AutoModelForCausalLM.from_pretrained(wide_model)
+        base = AutoModelForCausalLM.from_pretrained(wide_model, **settings)
         lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
         return get_peft_model(base, lora).eval()
 
@@ -339,13 +339,35 @@ def test_ppo_goes_on_without_a_server_that_is_killed_and_stops_and_resumes_where
     assert scores(third) == pytest.approx(scores(first))
 
 
-def test_where_align_serve_is_killed_outright_vllm_ends_too_and_the_engine_stops_in_time(
+def test_a_four_bit_base_is_delivered_once_in_full_and_its_adapter_at_every_sync(
     servers: Any, engine_on: Any, policy: Policy
+) -> None:
+    """Late, because from here on the server has another base."""
+    from alignment.models import four_bit_config, keep_trainable_on_cpu
+
+    settings = four_bit_config()
+    settings.bnb_4bit_compute_dtype = torch.float32  # to see that nothing but rounding differs
+    model = policy(3, quantization_config=settings)
+    keep_trainable_on_cpu(model)
+    engine = engine_on(servers[1:], adapter_rank=4)
+    for move in (0.0, 0.05):
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if ".lora_B." in name:
+                    weight.add_(move)
+        engine.sync(model)
+        completions = engine.generate(PROMPTS, SAMPLING)
+        assert gap(model, PROMPTS, completions) < 1e-3
+    assert [part.name.rpartition("-")[2] for part in engine._parts] == ["1", "2"]  # the base, the adapter
+    assert gap(policy(3), PROMPTS, completions) > 0.1  # the base before quantisation is another policy
+
+
+def test_where_align_serve_is_killed_outright_vllm_ends_too_and_the_engine_stops_in_time(
+    servers: Any, engine_on: Any
 ) -> None:
     """Comes last: it leaves no server."""
     server = servers[1]
-    engine = engine_on([server], adapter_rank=4, timeout_seconds=3.0)
-    engine.sync(policy(1))
+    engine = engine_on([server], timeout_seconds=3.0)
     family = server.family
     assert len(family) > 3  # align, vLLM's server and its engine, and the shell that watches
     server.process.kill()
