@@ -1,10 +1,10 @@
 """`align reward train` against TRL's RewardTrainer: CPU time and memory for the same model, pairs and batches.
 
 Every side runs in a process of its own, in turn, one thread each: HH-RLHF dialogues, a small Llama, every weight
-trained, float32. TRL runs as it comes (`trl`: bfloat16 and gradient checkpointing), without both (`trl_plain`), and
-with the best of its own options (`trl_best`: batches of like length too). `speed_ratio` is CPU seconds of the fastest of
-these over ours, `memory_ratio` our peak over its, `accuracy_difference` our accuracy less its; ratios are of one round,
-and the median over rounds counts. Gradient checkpointing, which `trl` has, trades time for memory.
+trained, float32. TRL runs as it comes (`trl`: bfloat16 and gradient checkpointing, which trades time for memory),
+without both (`trl_plain`), and with the best of its own options (`trl_best`: batches of like length too).
+`speed_ratio` is CPU seconds of the fastest of these over ours, `memory_ratio` our peak over its, `accuracy_difference`
+our accuracy less its; ratios are of one round, and the median over rounds counts.
 """
 
 from __future__ import annotations

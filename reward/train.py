@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 SEED_STEP = 1_000_003  # between members: far enough that runs with neighbouring seeds share none
+LARGEST_MASK = (
+    1 << 30
+)  # bytes: rows that share a prompt say in a mask who sees whom, which grows with their square
 
 
 def train_reward(
@@ -106,7 +109,8 @@ def fit(
     on_gpu = torch.cuda.is_available()
     micro = config.pairs_a_forward
     pairs, raters = with_raters(pairs)
-    shared = shares_prompts(model, tokenizer.pad_token_id, config.max_length)
+    mask_bytes = 4 * micro * max(pairs["row_length"]) ** 2
+    shared = mask_bytes <= LARGEST_MASK and shares_prompts(model, tokenizer.pad_token_id, config.max_length)
     if shared:
         pairs = with_column(pairs, "length", pairs["row_length"])
     labels = LabelModel(config, raters)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
+import reward.train
 from reward.card import RewardCard
 from reward.config import RewardConfig
 from reward.errors import RewardError
@@ -136,6 +137,18 @@ def test_the_microbatch_changes_nothing(tiny_model: Path, tmp_path: Path) -> Non
         train(tiny_model, tmp_path / str(micro), data, pairs(4), microbatch=micro, epochs=1)
         for micro in (8, 2)
     ]
+    assert figures[0]["score_mean"] == pytest.approx(figures[1]["score_mean"], abs=1e-4)
+    assert figures[0]["test"]["margin"] == pytest.approx(figures[1]["test"]["margin"], abs=1e-4)
+
+
+def test_sharing_the_prompt_changes_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pairs(16)  # all of one length, so that both ways draw the same batches
+    figures = []
+    for largest in (reward.train.LARGEST_MASK, 0):
+        monkeypatch.setattr(reward.train, "LARGEST_MASK", largest)
+        figures.append(train(tiny_model, tmp_path / str(largest), data, pairs(4), epochs=1))
     assert figures[0]["score_mean"] == pytest.approx(figures[1]["score_mean"], abs=1e-4)
     assert figures[0]["test"]["margin"] == pytest.approx(figures[1]["test"]["margin"], abs=1e-4)
 
