@@ -16,6 +16,7 @@ CONNECT_SECONDS = 10.0
 LOOK_SECONDS = 10.0  # for a reply that takes no work
 ACCOUNT_SECONDS = 120.0  # for vLLM's first account of itself, which looks over the whole machine
 CLAMPED = -9999.0  # what vLLM writes for a log-probability of -inf
+KEPT_SECONDS = 2.0
 NOT_FOUND = 404
 FINAL = "Worker failed with error"  # in a 500: it would fail again
 START = "`align serve MODEL --for-training`"
@@ -63,7 +64,10 @@ class ServerClient:
 
         self._http = httpx2.AsyncClient(
             base_url=self.url,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+            # a connection is let go of before the server does so, which it does after 5 s
+            limits=httpx2.Limits(
+                max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_SECONDS
+            ),
             trust_env=not is_loopback(self.url),  # no proxy leads to this machine
         )
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -57,7 +58,7 @@ class ServerPool:
         self.faults = faults
         self.tell = tell
         self._reviving = asyncio.Lock()
-        self._slots = asyncio.Semaphore(AT_ONCE * len(urls))
+        self._slots = asyncio.Semaphore(at_once(len(urls), resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
 
     async def __aenter__(self) -> ServerPool:
         self._open = AsyncExitStack()
@@ -217,6 +218,11 @@ class ServerPool:
         if member.url not in self.faults:
             self.tell(f"rollout: {member.url} is left out: {error}")
         self.faults[member.url] = str(error)
+
+
+def at_once(servers: int, open_files: int) -> int:
+    """Requests under way on all servers together; each takes a connection, and the trainer has files open, too."""
+    return max(1, min(AT_ONCE * servers, open_files // 2))
 
 
 def mean_difference(one: Sequence[float], other: Sequence[float]) -> float:

@@ -43,6 +43,7 @@ class StandInVllm(ThreadingHTTPServer):
         self.weights = "default"
         self.loaded: list[str] = []
         self.answered: list[dict] = []
+        self.busy = self.busiest = 0
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -119,7 +120,17 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             act = server.script.pop(0) if server.script else 200
-        time.sleep(server.latency)
+            server.busy += 1
+            server.busiest = max(server.busiest, server.busy)
+        try:
+            time.sleep(server.latency)
+            self.act(act, body)
+        finally:
+            with server.lock:
+                server.busy -= 1
+
+    def act(self, act, body):
+        server = self.server
         if act == "drop":
             self.close_connection = True
             self.connection.close()

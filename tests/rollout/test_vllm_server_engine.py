@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rollout import RolloutError, Sampling
 from rollout.server_policy import PREFIX, Exchange
+from rollout.server_pool import at_once
 from rollout.vllm_server_engine import VllmServerEngine
 from tests.rollout.stand_in_vllm_server import BASE, VOCABULARY, StandInVllm
 
@@ -334,6 +335,14 @@ def test_a_policy_that_cannot_be_written_is_told_in_a_line(tmp_path, policy):
     exchange.folder.touch()
     with pytest.raises(RolloutError, match=r"cannot write the policy for the servers: .*Not a directory"):
         exchange.write(policy, "float32", with_base=True)
+
+
+def test_more_requests_than_connections_may_be_open_are_all_answered(engine_on, monkeypatch):
+    assert [at_once(2, 1 << 20), at_once(4, 1024), at_once(1, 1)] == [1024, 512, 1]
+    monkeypatch.setattr("resource.getrlimit", lambda _: (6, 6))
+    with StandInVllm(latency=0.005) as server:
+        assert len(engine_on(server).generate(PROMPTS, SAMPLING)) == len(PROMPTS)
+        assert server.busiest <= 3
 
 
 def test_many_requests_are_shared_out_evenly(engine_on):

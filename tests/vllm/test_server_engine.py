@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -27,7 +28,7 @@ from alignment.runs import RunFolder
 from rollout import RolloutError, Sampling
 from rollout.types import Completion
 from rollout.vllm_server_engine import VllmServerEngine
-from tests.alignment.ppo_config import write_ppo_config
+from tests.alignment.ppo_config import write_ppo_config, write_prompts
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.timeout(400)
@@ -174,6 +175,17 @@ def test_answers_end_where_the_context_does_and_prompts_without_room_are_refused
     for prompt in ([], [5] * 256):
         with pytest.raises(RolloutError, match=f"prompt 1 has {len(prompt)} tokens, the model's context 256"):
             engine.generate([[5], prompt], SAMPLING)
+
+
+def test_align_rollout_samples_on_servers(servers: Any, wide_model: Path, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl")
+    answers = [f"run={tmp_path / 'run'}", f"policy.path={wide_model}", f"prompts={prompts}", "store=null"]
+    urls = ", ".join(server.url for server in servers)
+    served = ["engine=vllm-server", f"vllm.urls=[{urls}]", "completions=2", "sampling.max_new_tokens=8"]
+    assert run(["rollout", *answers, *served]) == 0
+    rows = RunFolder(tmp_path / "run").rows("answers.jsonl")
+    assert len(rows) == 10
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["answers"] == 20
 
 
 def test_a_stale_adapter_is_noticed(servers: Any, engine_on: Any, policy: Policy) -> None:
