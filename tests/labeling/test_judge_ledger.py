@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from alignment.demo.stand_in_judge import MODEL, StandInJudge
@@ -74,6 +75,31 @@ def test_intents_of_a_killed_job_become_uncertain_and_keep_what_they_may_have_co
         assert claim(session, most=3) == 2
     assert states(store) == [(1, "uncertain"), (1, "intent"), (2, "intent")]
     assert ledger.spent(store, "http://here/v1", "m") == 14
+
+
+def test_calls_of_older_tables_are_told_whose_they_are(store_url):
+    from alembic.command import upgrade
+
+    from labeling.database import make_engine, parse
+    from labeling.migrations import config
+    from labeling.store import Store
+
+    engine = make_engine(parse(store_url))
+    with engine.execution_options(writes=True).begin() as connection:
+        upgrade(config(connection), "0003")
+        connection.execute(
+            text(
+                "INSERT INTO judge_call (key, attempt, state, request, error, created_at) VALUES "
+                "('k', 1, 'answered', :request, '', '2026-01-01')"
+            ),
+            {"request": json.dumps(CALL.request)},
+        )
+    engine.dispose()
+    store = Store.open(store_url)
+    with store.begin() as session:
+        [call] = session.scalars(select(JudgeCall)).all()
+        assert (call.base_url, call.model, call.cost, call.batch_id) == ("http://here/v1", "m", None, None)
+    store.engine.dispose()
 
 
 def test_the_database_holds_one_row_for_an_attempt(store):
