@@ -30,7 +30,8 @@ def side(members: int) -> dict[str, float]:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
-    from reward.members import add_member, score_members
+    from reward.members import score_members
+    from reward.model import add_member
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -16,7 +16,7 @@ class RewardCard(BaseModel):
     score_mean: float = Field(description="mean raw score of answers, chosen and rejected; PPO subtracts it")
     score_std: float = Field(gt=0, description="their standard deviation; PPO divides by it")
     scored: int = Field(description="answers from which mean and std were measured")
-    measured_on: str = Field(description="test, or train where there were no test pairs")
+    measured_on: str = Field(description="test; train where there were no test pairs; or calibration")
     member_means: list[float] = Field(
         default=[],
         description="of an ensemble, each member's own mean raw score; they are moved to the first one's",

@@ -48,19 +48,6 @@ def trunk(model: Any) -> Any:
     return getattr(base, base.base_model_prefix)
 
 
-def add_member(model: Any, number: int, seed: int) -> None:
-    """A further member of `model`, shaped as the first, with an adapter and a score head drawn from `seed`; it is the
-    one that trains."""
-    from reward.model import draw_head
-
-    name = f"member-{number}"
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model.add_adapter(name, model.peft_config[FIRST])
-    draw_head(classifier(model).score.modules_to_save[name].weight, seed)
-    model.set_adapter(name)
-
-
 @torch.no_grad()
 def score_members(
     model: PreTrainedModel,

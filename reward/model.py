@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reward.errors import RewardError
-from reward.members import FIRST, member_names
+from reward.members import FIRST, classifier, member_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,6 +43,17 @@ def draw_head(head: torch.Tensor, seed: int) -> None:
     fresh = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         head.copy_(fresh / (head.shape[1] + 1) ** 0.5)
+
+
+def add_member(model: Any, number: int, seed: int) -> None:
+    """A further member of `model`, shaped as the first, with an adapter and a score head drawn from `seed`; it is the
+    one that trains."""
+    name = f"member-{number}"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.add_adapter(name, model.peft_config[FIRST])
+    draw_head(classifier(model).score.modules_to_save[name].weight, seed)
+    model.set_adapter(name)
 
 
 def separate_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:

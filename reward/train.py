@@ -15,8 +15,8 @@ from reward.config import RewardConfig
 from reward.errors import RewardError
 from reward.labels import LabelModel, with_raters
 from reward.measure import measure
-from reward.members import add_member, is_adapted
-from reward.model import save
+from reward.members import is_adapted
+from reward.model import add_member, save
 from reward.pairs import Reject, refuse_all_ties, tokenize_pairs, usable, with_column, with_mean_weight_one
 from reward.shared_prompt import shares_prompts
 

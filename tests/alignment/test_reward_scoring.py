@@ -21,8 +21,7 @@ from labeling.store import Store
 from labeling.views import NewComparison, NewCompletion
 from reward.card import RewardCard
 from reward.learned import LearnedScorer
-from reward.members import add_member
-from reward.model import from_base, save
+from reward.model import add_member, from_base, save
 from tests.reward.test_reward_benchmarks import RB1, RB2, RMB
 
 

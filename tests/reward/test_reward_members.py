@@ -16,8 +16,8 @@ from reward.config import RewardConfig
 from reward.ensemble import Cautious, Ensemble, opinions
 from reward.errors import RewardError
 from reward.learned import LearnedScorer
-from reward.members import add_member, member_names, score_members, shared_layers, trunk
-from reward.model import from_base, save
+from reward.members import member_names, score_members, shared_layers, trunk
+from reward.model import add_member, from_base, save
 from reward.train import train_reward
 from tests.reward.test_reward_train import BAD, GOOD, pairs, train
 
