@@ -77,20 +77,24 @@ class ServerClient:
 
     async def describe(self) -> Description:
         """Raises RolloutError for a server that a trainer cannot use."""
-        cards = (await self._get("/v1/models"))["data"]
-        base = next((card for card in cards if not card.get("parent")), None)
-        if base is None or not base.get("max_model_len"):
-            raise RolloutError(f"{self.url} is no vLLM server for generation: start one with {START}")
-        info = (await self._get("/server_info?config_format=json", ACCOUNT_SECONDS))["vllm_config"]
-        model, lora = info["model_config"], info.get("lora_config")
-        return Description(
-            base=base["id"],
-            root=base["root"],
-            context=int(base["max_model_len"]),
-            dtype=str(model["dtype"]).removeprefix("torch."),
-            max_rank=lora and int(lora["max_lora_rank"]),
-            logprobs_mode=model["logprobs_mode"],
-        )
+        try:
+            cards = (await self._get("/v1/models"))["data"]
+            base = next(card for card in cards if not card.get("parent"))
+            context = int(base["max_model_len"])
+            info = (await self._get("/server_info?config_format=json", ACCOUNT_SECONDS))["vllm_config"]
+            model, lora = info["model_config"], info.get("lora_config")
+            return Description(
+                base=base["id"],
+                root=base["root"],
+                context=context,
+                dtype=str(model["dtype"]).removeprefix("torch."),
+                max_rank=int(lora["max_lora_rank"]) if lora else None,
+                logprobs_mode=model["logprobs_mode"],
+            )
+        except (KeyError, TypeError, AttributeError, ValueError, StopIteration):
+            raise RolloutError(
+                f"{self.url} is no vLLM server for generation: start one with {START}"
+            ) from None
 
     async def complete(self, model: str, prompt: list[int], settings: dict[str, Any]) -> Reply:
         body = {
@@ -198,11 +202,12 @@ def read_reply(body: Any, url: str) -> Reply:
     """Raises UnavailableError for what is no whole answer, RolloutError for log-probabilities that are no numbers."""
     try:
         choice = body["choices"][0]
-        tokens, logprobs = tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"])
+        tokens, logprobs = tuple(choice["token_ids"]), tuple(map(float, choice["logprobs"]["token_logprobs"]))
         reason, model = choice["finish_reason"], body["model"]
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, ValueError):
         raise UnavailableError(f"a reply that is no completion with token ids: {str(body)[:80]!r}") from None
-    if reason not in ("stop", "length") or len(tokens) != len(logprobs) or not tokens:
+    whole = tokens and len(tokens) == len(logprobs) and all(type(token) is int for token in tokens)
+    if reason not in ("stop", "length") or not whole:
         raise UnavailableError(f"an answer that was broken off ({reason})")
     if not all(math.isfinite(logprob) and logprob > CLAMPED for logprob in logprobs):
         raise RolloutError(

@@ -171,7 +171,8 @@ class ServerPool:
 
     async def _put_on(self, member: Member, fresh: Sequence[Part] = ()) -> None:
         """What the server lacks. `fresh` it cannot have yet."""
-        await member.models()  # it answers at all
+        if not self.parts:
+            await member.models()  # whether it answers at all
         for part in self.parts:
             if part in fresh or not await part.is_on(member):
                 await part.put_on(member)

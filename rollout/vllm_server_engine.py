@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -54,7 +55,7 @@ class VllmServerEngine:
 
         Raises RolloutError for a server that cannot be reached, is not open to a trainer, or does not fit the policy.
         """
-        self.urls = [url.rstrip("/").removesuffix("/v1") for url in urls]
+        self.urls = list(dict.fromkeys(address(url) for url in urls))
         if not self.urls:
             raise RolloutError(f"no server's address: start one with {START} and give its address")
         local = all(is_loopback(url) for url in self.urls)
@@ -186,6 +187,18 @@ class VllmServerEngine:
                     f"log-probabilities of {len(said)} tokens differ by {gap:.2g} nats on average (tolerance "
                     f"{tolerance:.2g}). Serve the policy's base; start the server again if another run gave it weights"
                 )
+
+
+def address(url: str) -> str:
+    """Without the API's path. Raises RolloutError for what is none."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        known = False
+    if not known:
+        raise RolloutError(f"{url!r} is no server's address: write it as http://host:port")
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def request(sampling: Sampling, stop_token_ids: list[int], seed: int) -> dict[str, Any]:

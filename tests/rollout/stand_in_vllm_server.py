@@ -21,7 +21,7 @@ class StandInVllm(ThreadingHTTPServer):
     """`script`: what to do with the first completions: "drop", "hang", "garbage", "abort", "nan" or a status.
 
     max_rank: None takes no adapters. says: of a list of ids their log-probabilities, where the base is compared.
-    refuses: by route, a status and the words.
+    refuses: by route, a status and the words, or "hang". foreign: it is no vLLM at all.
     """
 
     daemon_threads = True
@@ -37,6 +37,7 @@ class StandInVllm(ThreadingHTTPServer):
         )
         self.says, self.refuses = options.get("says"), options.get("refuses", {})
         self.open_to_trainers = options.get("open_to_trainers", True)
+        self.foreign = options.get("foreign", False)
         self.mode = options.get("mode", "processed_logprobs")
         self.latency, self.busy_cache = options.get("latency", 0.0), options.get("busy_cache", False)
         self.adapters: dict[str, str] = {}
@@ -77,7 +78,9 @@ class Handler(BaseHTTPRequestHandler):
         lora = server.max_rank and {"max_lora_rank": server.max_rank}
         model = {"dtype": "torch.float32", "logprobs_mode": server.mode}
         known = {"/v1/models": {"data": [base, *adapters]}}
-        if server.open_to_trainers:
+        if server.foreign:
+            known = {"/v1/models": "<html>a login page</html>"}
+        elif server.open_to_trainers:
             known["/server_info"] = {"vllm_config": {"model_config": model, "lora_config": lora}}
             known["/weight_info"] = {"weight_version": server.weights}
         self.reply(self.path.partition("?")[0], known)
@@ -93,6 +96,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def control(self, body):
         server = self.server
+        if server.refuses.get(self.path) == "hang":
+            time.sleep(3.0)
+            return
         if self.path in server.refuses:
             self.send(*server.refuses[self.path])
             return

@@ -240,6 +240,13 @@ def test_what_a_server_will_not_load_is_told_in_its_own_words(engine_on, adapted
         engine_on(server).sync(policy)
 
 
+def test_a_delivery_that_hangs_ends_in_time_and_is_told(engine_on, adapted):
+    with StandInVllm(says=says(adapted), refuses={"/v1/load_lora_adapter": "hang"}) as server:
+        engine = engine_on(server, timeout_seconds=0.3)
+        with pytest.raises(RolloutError, match=r"no server answers, waited 0.3 s \(.*no reply in time"):
+            engine.sync(adapted)
+
+
 def test_a_server_of_another_base_is_refused_by_what_it_says(engine_on, adapted, tiny_model):
     """Same shape, same vocabulary, same name: only its log-probabilities differ."""
     with StandInVllm(says=lambda ids: [-5.0] * (len(ids) - 1)) as server:
@@ -273,7 +280,8 @@ def test_servers_that_were_given_the_same_and_say_different_things_are_refused(e
         ({"max_rank": None}, r"takes no LoRA adapters: start it with .*--for-training --lora-rank 4"),
         ({"max_rank": 2}, r"up to rank 2, not 4: start it"),
         ({"mode": "raw_logprobs"}, r"gives raw_logprobs, not those of the distribution"),
-        ({"context": 0}, r"is no vLLM server for generation"),
+        ({"context": None}, r"is no vLLM server for generation"),
+        ({"foreign": True}, r"is no vLLM server for generation: start one with `align serve"),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_at_the_start(engine_on, options, message):
@@ -288,6 +296,9 @@ def test_a_server_that_is_not_there_or_not_open_to_a_trainer_is_refused(engine_o
         engine_on(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(RolloutError, match="no server's address"):
         engine_on()
+    for wrong in ("127.0.0.1:8000", "http://", "http://[::", "file:///tmp"):
+        with pytest.raises(RolloutError, match=r"is no server's address: write it as http://host:port"):
+            engine_on(wrong)
     with pytest.raises(RolloutError, match="name a folder that they and the trainer share"):
         engine_on("http://192.0.2.7:8000", exchange=None)
     with (
