@@ -7,6 +7,7 @@ Nothing in its answers shows that; their log-probabilities do. Pure functions of
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,8 +76,10 @@ def repeats(delivery: Delivery, last: Delivery, tolerance: float) -> bool:
     return same and largest_difference(delivery.expected, last.expected) > tolerance / 10
 
 
-def require_version(completions: Sequence[Completion], version: int) -> None:
-    """Raises RolloutError if an answer comes from other weights than `version` of the policy."""
+def require_version(completions: Sequence[Completion], version: int | None = None) -> None:
+    """Raises RolloutError if an answer comes from other weights than `version` of the policy, or than the rest."""
+    if version is None:
+        version = Counter(c.policy_version for c in completions).most_common(1)[0][0]
     odd = [c.policy_version for c in completions if c.policy_version != version]
     if odd:
         raise RolloutError(

@@ -81,6 +81,11 @@ class PPOConfig(Section):
         description="what samples: transformers, the policy itself; vllm, in this process; vllm-server, vLLM elsewhere",
     )
     vllm: VllmConfig = VllmConfig()
+    overlap: Literal[0, 1] = Field(
+        0,
+        description="1: servers sample the next answers while the policy learns from these, which are then one step "
+        "old and are weighted for it (importance_cap)",
+    )
 
     iterations: int = Field(100, ge=1)
     episodes: int = Field(64, ge=1, description="answers an iteration, over all processes")
@@ -168,6 +173,24 @@ class PPOConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_samples(self) -> PPOConfig:
+        if self.engine == "transformers" and self.vllm != VllmConfig():
+            raise ValueError("`vllm` is for engine=vllm and engine=vllm-server")
+        if self.overlap and self.engine != "vllm-server":
+            raise ValueError(
+                "overlap=1 samples and learns at once, each on devices of its own: set engine=vllm-server"
+            )
+        if self.overlap and self.old_logprobs == "engine":
+            raise ValueError(
+                "overlap=1 learns from an older policy's answers: leave old_logprobs at recompute"
+            )
+        if self.engine != "transformers" and self.shard:
+            raise ValueError(
+                "split weights are delivered to no engine: set shard=false, or engine=transformers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> PPOConfig:
         if self.episodes % self.minibatches:
             raise ValueError(
@@ -186,12 +209,6 @@ class PPOConfig(Section):
             raise ValueError(
                 f"truncation.buffer ({self.truncation.buffer}) is more than an answer may have "
                 f"(sampling.max_new_tokens, {self.sampling.max_new_tokens})"
-            )
-        if self.engine == "transformers" and self.vllm != VllmConfig():
-            raise ValueError("`vllm` is for engine=vllm and engine=vllm-server")
-        if self.engine != "transformers" and self.shard:
-            raise ValueError(
-                "split weights are delivered to no engine: set shard=false, or engine=transformers"
             )
         if self.shard and self.tuning.method == "qlora":
             raise ValueError("4-bit weights cannot be split: set shard=false, or tuning.method=lora")

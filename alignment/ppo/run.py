@@ -53,7 +53,7 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     probe = build_probe(config, trainer, run)
     if resume:
         continue_from_checkpoint(trainer, run)
-    with closing(trainer.engine), one_line(trainer, run):
+    with closing(trainer), one_line(trainer, run):
         stopped = train(trainer, run, probe)
         write_policy(trainer, run.model)
     figures = summarize(run, config)

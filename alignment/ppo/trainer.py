@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from alignment.delivery import deliver
 from alignment.errors import AlignmentError
 from alignment.ppo.actor_critic import ActorCritic
 from alignment.ppo.advantages import generalized_advantages, group_relative, leave_one_out, rewards_to_go
+from alignment.ppo.ahead import Ahead
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.evaluation import Evaluation, evaluate
 from alignment.ppo.experience import Experience, Rollouts, microbatches
@@ -39,7 +40,7 @@ from alignment.prompts import EncodedPrompt, PromptStream
 from reward.ensemble import opinions
 from reward.scorer import Scorer
 from rollout.delivery import Delivery, require_version
-from rollout.types import RolloutEngine, Sampling
+from rollout.types import Completion, RolloutEngine, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +86,12 @@ class PPOTrainer:
         self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
         self.trusts_engine = config.old_logprobs == "engine"  # unless its log-probabilities prove inexact
         self.importance_cap = config.importance_cap  # or that which the engine's gap asked for
+        if config.overlap and self.importance_cap is None:
+            self.importance_cap = CAP
+            note(
+                f"PPO: answers will be one step old: tokens are weighted by old / engine probability, at most {CAP:g}"
+            )
+        self.ahead = Ahead()
         self.delivered = False  # the engine has the policy as it is now
         self.delivery: Delivery | None = None  # the proof of it
         self.iteration = 0
@@ -97,13 +104,13 @@ class PPOTrainer:
         """One iteration; returns its metrics. Seconds by phase are in `self.seconds`."""
         self.seconds.clear()
         config = self.config
-        with self.phase("sync"):
-            self.deliver()
+        with self.phase("generate"):
+            waiting = self.ahead.wait()
         with self.undone_by_failure():
-            asked = self.prompts.take(config.episodes // config.group)
-            prompts = [prompt for prompt in asked for _ in range(config.group)]
-            with self.phase("generate"):
-                rollouts = self.generate(prompts)
+            prompts, completions = waiting or self.sample_batch()
+            if config.overlap:
+                self.start_next_batch()
+            rollouts = self.rollouts(prompts, completions)
             with self.phase("score"):
                 judged = self.score(prompts, rollouts)
                 scores = judged.mean(1)
@@ -113,6 +120,8 @@ class PPOTrainer:
         ]
         with self.phase("assess"), torch.no_grad():
             experience, seen = self.assess(rollouts, scores)
+        if config.overlap:
+            seen["staleness"] = float(waiting is not None)
         if judged.shape[1] > 1:
             seen["disagreement"] = float(judged.std(1, correction=0).mean())
         with self.phase("train"):
@@ -122,8 +131,29 @@ class PPOTrainer:
         self.iteration, self.whole = self.iteration + 1, True
         return {"iteration": self.iteration, **learned, **seen}
 
+    def sample_batch(self) -> tuple[list[EncodedPrompt], list[Completion]]:
+        """The next prompts, each repeated for its group, answered by the policy as it is."""
+        with self.phase("sync"):
+            self.deliver()
+        prompts = self.next_prompts()
+        with self.phase("generate"):
+            return prompts, self.sample(prompts)
+
+    def start_next_batch(self) -> None:
+        """The same in the background, by a policy that will be one step old when they are learned from."""
+        with self.phase("sync"):
+            self.deliver()
+        prompts, sampling = self.next_prompts(), self.config.sampling
+        # not the policy itself, whose adapters are switched meanwhile
+        self.ahead.start(prompts, lambda: self.engine.generate([prompt.ids for prompt in prompts], sampling))
+
+    def next_prompts(self) -> list[EncodedPrompt]:
+        asked = self.prompts.take(self.config.episodes // self.config.group)
+        return [prompt for prompt in asked for _ in range(self.config.group)]
+
     def deliver(self) -> None:
         """Bring the policy, if it has moved, to an engine that samples from a copy, and see that it arrived."""
+        self.ahead.wait()
         if not self.delivered:
             probe = self.prompts.items[0].ids
             self.delivery = deliver(self.engine, self.models.policy(), probe, self.delivery)
@@ -131,14 +161,20 @@ class PPOTrainer:
 
     def generate(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> Rollouts:
         """The policy answers, with the run's own sampling unless told otherwise."""
+        return self.rollouts(prompts, self.sample(prompts, sampling))
+
+    def sample(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> list[Completion]:
         ids = [prompt.ids for prompt in prompts]
         with whole_weights(self.models.policy()):
-            completions = in_shares(
+            return in_shares(
                 lambda rows: self.engine.generate(ids, sampling or self.config.sampling, rows),
                 torch.tensor([len(prompt) for prompt in ids]),
             )
-        if self.engine.copies:
-            require_version(completions, self.engine.version)
+
+    def rollouts(self, prompts: Sequence[EncodedPrompt], completions: list[Completion]) -> Rollouts:
+        """Answers with their texts. Raises RolloutError for answers of several versions of the policy."""
+        require_version(completions)
+        ids = [prompt.ids for prompt in prompts]
         texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
         return Rollouts.from_completions(ids, completions, texts, self.tokenizer.pad_token_id)
 
@@ -361,11 +397,13 @@ class PPOTrainer:
     def undone_by_failure(self) -> Iterator[None]:
         """Before anything is learned a failure leaves the state as it found it; after that, half an iteration's."""
         position, engine, generators = self.prompts.position, self.engine.state_dict(), random_state()
+        batch = self.ahead.batch
         try:
             yield
         except BaseException:
+            self.ahead.put_back(batch)
             self.prompts.position = position
-            self.engine.load_state_dict(engine)
+            self.engine.load_state_dict(engine | {"version": self.engine.version})
             restore_random_state(generators)
             raise
         self.whole = False
@@ -380,6 +418,7 @@ class PPOTrainer:
             "kl_coef": self.kl.coef,
             "prompt_position": self.prompts.position,
             "shuffle": self.shuffle.get_state(),
+            "ahead": self.ahead.state_dict(),
             "engine": self.engine.state_dict(),
             "trusts_engine": self.trusts_engine,
             "importance_cap": self.importance_cap,
@@ -392,13 +431,27 @@ class PPOTrainer:
         load_optimizer(self.policy_optimizer, state["policy_optimizer"])
         load_optimizer(self.critic_optimizer, state["critic_optimizer"])
         self.kl.coef = state["kl_coef"]
-        self.prompts.position = state["prompt_position"]
+        self.load_batch_ahead(state.get("ahead"), state["prompt_position"])
         self.shuffle.set_state(state["shuffle"])
         self.engine.load_state_dict(state["engine"])
         self.trusts_engine = state["trusts_engine"]
         self.importance_cap = state.get("importance_cap", self.config.importance_cap)
         self.delivered, self.delivery = False, None
         restore_random_state(state["random"])
+
+    def load_batch_ahead(self, answers: list[Any] | None, position: int) -> None:
+        """Put the prompts where they were, and with them the answers that had been sampled ahead, if any."""
+        self.prompts.position = position
+        prompts: list[EncodedPrompt] = []
+        if answers is not None:
+            self.prompts.position -= self.config.episodes // self.config.group
+            prompts = self.next_prompts()
+        self.ahead.load_state_dict(answers, prompts)
+
+    def close(self) -> None:
+        """End what is under way, and the engine."""
+        self.ahead.close()
+        self.engine.close()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -144,8 +144,8 @@ def test_critic_free_estimators_learn_too(tiny_model, estimator):
 def test_a_prompt_is_answered_as_often_as_its_group(tiny_model):
     trainer = make_trainer(tiny_model, advantages="rloo", group=4)
     seen = []
-    generate = trainer.generate
-    trainer.generate = lambda prompts: seen.extend(p.row for p in prompts) or generate(prompts)
+    sample = trainer.sample
+    trainer.sample = lambda prompts: seen.extend(p.row for p in prompts) or sample(prompts)
     trainer.step()
     assert len(seen) == 16
     assert all(len(set(seen[i : i + 4])) == 1 for i in range(0, 16, 4))

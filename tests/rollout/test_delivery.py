@@ -65,5 +65,8 @@ def test_an_answer_of_another_version_is_refused():
     with pytest.raises(RolloutError, match="has version 2 of the policy, not 3"):
         check_delivery(Delivery(said(-1.0, version=2, tokens=(7,)), [-1.0]), 3, 1e-3)
     require_version([said(-1.0, version=3)], 3)
+    require_version([said(-1.0, version=3), said(-2.0, version=3)])
+    with pytest.raises(RolloutError, match="1 of 3 answers are from version 2 of the policy, not from 3"):
+        require_version([said(-1.0, version=version) for version in (3, 2, 3)])
     with pytest.raises(RolloutError, match="1 of 2 answers are from version 2 of the policy, not from 3"):
         require_version([said(-1.0, version=3), said(-1.0, version=2)], 3)
