@@ -64,6 +64,8 @@ def load_preferences(path: str | Path) -> Preferences:
             continue
         whole: dict[str, Any] = {name: plain(row[name]) for name in SIDES}
         whole |= {name: row.get(name, default) for name, default in DEFAULTS.items()}
+        if row.get("aspects"):
+            whole["aspects"] = row["aspects"]
         whole["comparison_id"] = row.get("comparison_id", number)
         whole["group"] = row.get("group") or prompt_hash(whole["prompt"])
         held_out = draw(whole["group"], 0) < TEST_SHARE if split is None else split == "test"

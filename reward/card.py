@@ -21,6 +21,10 @@ class RewardCard(BaseModel):
         default=[],
         description="of an ensemble, each member's own mean raw score; they are moved to the first one's",
     )
+    aspects: dict[str, float] = Field(
+        default={},
+        description="what each member scores, and its weight in the score; empty where all score the same",
+    )
     disagreement: float = Field(
         default=0.0, description="standard deviation between an ensemble's members, mean over the answers"
     )
@@ -31,6 +35,7 @@ class RewardCard(BaseModel):
     )
     test: dict[str, float | int | None] = Field(default={}, description="figures on held-out pairs")
     test_by_source: dict[str, dict[str, float | int | None]] = {}
+    test_by_aspect: dict[str, dict[str, float | int | None]] = {}
     train_pairs: int
     left_out: dict[str, int] = Field(default={}, description="pairs left out, by reason")
     truncated: int = Field(default=0, description="pairs whose prompt lost its beginning")

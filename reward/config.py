@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -86,4 +87,17 @@ class RewardConfig(PairBatches, LabelConfig):
         description="reward models on one base that differ by their seeds: how far they disagree says how sure a score "
         "is. Adapters only; with tuning.layers what lies below these is run once for all",
     )
+    aspects: dict[str, float] = Field(
+        {},
+        description="a reward model for each of these aspects, on its own labels (column `aspects`), all on one base; "
+        "the score is their sum by these weights, e.g. {helpful: 0.7, harmless: 0.3}",
+    )
     seed: int = Field(0, ge=0, description="of the score head, the adapters and the order of the pairs")
+
+    @model_validator(mode="after")
+    def _one_kind_of_members(self) -> Self:
+        if self.aspects and self.members > 1:
+            raise ValueError("members and aspects do not go together: an aspect has one reward model")
+        if not all(isfinite(weight) for weight in self.aspects.values()):
+            raise ValueError("the weights of aspects must be numbers")
+        return self

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reward.card import RewardCard
 from reward.errors import RewardError
-from reward.members import Progress, member_names, on_one_scale, score_members
+from reward.members import Progress, member_names, opinions_of, score_members
 from reward.model import load
 from reward.pairs import conversation_ids
 from reward.scorer import Conversation
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class LearnedScorer:
     """A reward model folder as a Scorer. Its raw scores are what plain Transformers returns as logits.
 
-    Of a folder with several members the score is their mean, once all have the first one's mean.
+    Of a folder with several members the score is their mean, once all have the first one's mean; of one with aspects
+    their weighted sum.
     normalise: scores as (score - mean) / std of the model's card, measured on held-out answers.
     """
 
@@ -54,9 +55,11 @@ class LearnedScorer:
         self.pad_token_id: int = text_config.pad_token_id
         self.mean, self.std = 0.0, 1.0
         self.member_means: list[float] = []
+        self.aspects: dict[str, float] = {}
         several = len(member_names(self.model)) > 1
         if normalise or several:
             card = RewardCard.read(Path(folder))
+            self.aspects = card.aspects
             self.member_means = card.member_means if several else []
             if normalise:
                 self.mean, self.std = card.score_mean, card.score_std
@@ -96,7 +99,8 @@ class LearnedScorer:
         raw = score_members(
             self.model, ids, pad_token_id=self.pad_token_id, batch_tokens=self.batch_tokens, progress=progress
         )
-        return (on_one_scale(raw, self.member_means) - self.mean) / self.std
+        opinions = opinions_of(raw, self.member_means, list(self.aspects.values()))
+        return (opinions - self.mean) / self.std
 
 
 def score_ids(model: PreTrainedModel, ids: Sequence[Sequence[int]], **settings: Any) -> list[float]:

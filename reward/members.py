@@ -30,7 +30,11 @@ LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 def member_names(model: Any) -> list[str]:
     """The adapters of a reward model in order; one name stands for a model without adapters."""
-    return sorted(model.peft_config, key=lambda name: (name != FIRST, name)) if is_adapted(model) else [FIRST]
+    return (
+        sorted(model.peft_config, key=lambda name: (name != FIRST, len(name), name))
+        if is_adapted(model)
+        else [FIRST]
+    )
 
 
 def is_adapted(model: Any) -> bool:
@@ -151,6 +155,13 @@ def inputs_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def on_one_scale(scores: NDArray[np.float64], means: Sequence[float]) -> NDArray[np.float64]:
-    """(n, k) scores moved so that every member has the mean of the first: a score is free up to a constant."""
-    return scores - np.asarray(means) + means[0] if len(means) else scores
+def opinions_of(
+    scores: NDArray[np.float64], means: Sequence[float], weights: Sequence[float] = ()
+) -> NDArray[np.float64]:
+    """Raw scores (n, k) as the opinions (n, k) of members that score the same thing, or with `weights`, of members that
+    score an aspect each, as the one opinion (n, 1) that is their weighted sum.
+
+    means: of each member; every member is moved to the mean of the first, as a score is free up to a constant.
+    """
+    moved = scores - np.asarray(means) + means[0] if len(means) else scores
+    return moved @ np.asarray(weights, float)[:, None] if weights else moved

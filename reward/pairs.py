@@ -89,6 +89,27 @@ def rejected(split: str, number: int, row: Mapping[str, Any], reason: str) -> di
     }
 
 
+def of_aspect(pairs: Dataset, name: str) -> Dataset:
+    """The pairs that are rated on an aspect, the side that is better on it as `chosen`, its chance as `p_chosen`.
+
+    Column `aspects`: for each pair the chance (0..1) that chosen is better on each aspect, or nothing of one.
+    Raises RewardError if no pair is rated on it.
+    """
+    rated = [aspect_of(row, name) for row in pairs] if "aspects" in pairs.column_names else []
+    found = [row for row in rated if row is not None]
+    if not found:
+        raise RewardError(f"no pair is rated on the aspect {name!r}: the column `aspects` has none of it")
+    return type(pairs).from_list(found)
+
+
+def aspect_of(row: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    p = (row["aspects"] or {}).get(name)
+    if p is None:
+        return None
+    better, worse, chance = ("rejected", "chosen", 1 - p) if p < 0.5 else ("chosen", "rejected", p)
+    return {**row, "chosen": row[better], "rejected": row[worse], "p_chosen": float(chance), "margin": 0.0}
+
+
 def tokenize_pairs(
     pairs: Dataset,
     tokenizer: PreTrainedTokenizerBase,

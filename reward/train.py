@@ -17,7 +17,15 @@ from reward.labels import LabelModel, with_raters
 from reward.measure import measure
 from reward.members import is_adapted
 from reward.model import add_member, save
-from reward.pairs import Reject, refuse_all_ties, tokenize_pairs, usable, with_column, with_mean_weight_one
+from reward.pairs import (
+    Reject,
+    of_aspect,
+    refuse_all_ties,
+    tokenize_pairs,
+    usable,
+    with_column,
+    with_mean_weight_one,
+)
 from reward.shared_prompt import shares_prompts
 
 if TYPE_CHECKING:
@@ -25,9 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 SEED_STEP = 1_000_003  # between members: far enough that runs with neighbouring seeds share none
-LARGEST_MASK = (
-    1 << 30
-)  # bytes: rows that share a prompt say in a mask who sees whom, which grows with their square
+# bytes of the mask that says who sees whom in rows that share a prompt: it grows with their square
+LARGEST_MASK = 1 << 30
 
 
 def train_reward(
@@ -68,17 +75,20 @@ def train_reward(
     pairs = prepared(train, "train")
     refuse_all_ties(pairs)
     held_out = prepared(test, "test") if test is not None and len(test) else None
-    if config.members > 1 and not is_adapted(model):
+    if (config.members > 1 or len(config.aspects) > 1) and not is_adapted(model):
         raise RewardError("several members share one base as adapters: use tuning.method=lora or qlora")
-    weighted = with_mean_weight_one(pairs, config.source_weights)
-    learned = fit(config, model, tokenizer, weighted, callbacks, prepare)
-    for number in range(1, config.members):
-        seed = config.seed + number * SEED_STEP
-        add_member(model, number, seed)
-        fit(config.model_copy(update={"seed": seed}), model, tokenizer, weighted, callbacks, prepare)
+    lessons = [prepared(of_aspect(train, name), f"train ({name})") for name in config.aspects]
+    for number, lesson in enumerate(lessons or [pairs] * config.members):
+        settings = config.model_copy(update={"seed": config.seed + number * SEED_STEP})
+        if number:
+            add_member(model, number, settings.seed)
+        weighted = with_mean_weight_one(lesson, config.source_weights)
+        learned = fit(settings, model, tokenizer, weighted, callbacks, prepare)
 
     card = RewardCard(
-        **measure(model, tokenizer, pairs, held_out, batch_tokens=32 * config.max_length),
+        **measure(
+            model, tokenizer, pairs, held_out, batch_tokens=32 * config.max_length, aspects=config.aspects
+        ),
         train_pairs=len(pairs),
         left_out=dict(left_out),
         truncated=sum(cut > 0 for part in (pairs, held_out) if part is not None for cut in part["cut"]),
