@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rollout.amx import ask_for_amx
 from rollout.errors import RolloutError
 from rollout.merging import adapters_merged, mergeable
 from rollout.types import Completion, Sampling, require_room
@@ -74,6 +75,7 @@ class VllmEngine:
         self._has_base = False  # the trainer's own, where it is not the one in `model`
         self._folder = TemporaryDirectory(prefix="align-adapter-")
         on_gpu = torch.cuda.is_available()
+        ask_for_amx()
         try:
             with undisturbed():
                 from vllm import LLM

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -254,3 +256,17 @@ def test_what_does_not_fit_is_told_in_a_line(wide_model: Path, changes: dict[str
     with pytest.raises(RolloutError, match=words) as error:
         VllmEngine(**({"model": str(wide_model), "stop_token_ids": [STOP]} | SMALL | changes))
     assert "\n" not in str(error.value)
+
+
+def test_bfloat16_in_a_process_that_has_computed_nothing_yet(wide_model: Path) -> None:
+    """On CPUs with AMX vLLM's attention died there, of an illegal instruction."""
+    code = f"""
+from rollout import Sampling
+from rollout.vllm_engine import VllmEngine
+engine = VllmEngine({str(wide_model)!r}, [1], dtype="bfloat16", max_model_len=128, cache_gib=0.1)
+assert len(engine.generate([[5, 6, 7]], Sampling(max_new_tokens=4))[0].token_ids) > 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
