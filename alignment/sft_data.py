@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import AlignmentError
+from alignment.prompts import read_rows
+from alignment.sft_config import SFTConfig, step_count
+from alignment.sft_mixture import mixed, tempered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
+Rows = dict[str, list[dict[str, Any]]]  # of each data set
 IGNORED = -100  # the label of tokens that carry no loss
 
 
@@ -33,10 +40,77 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that is not trained on, and why."""
+    """A row that is not trained on, and why; `data` names its set where there are several."""
 
     row: int
     reason: str
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class SFTData:
+    """What is trained on, what the held-out loss is measured on, what was left out.
+
+    examples: how many there are to train on; of several data sets `train` holds them as often as they are drawn.
+    shares: of each data set in the training.
+    """
+
+    train: list[Encoded]
+    held_out: list[Encoded]
+    dropped: list[Dropped]
+    examples: int
+    shares: dict[str, float]
+
+
+def read_data(config: SFTConfig) -> Rows:
+    """The rows of each data set; a lone one is called by its path."""
+    paths = {config.data: config.data} if isinstance(config.data, str) else config.data
+    return {name: read_some(path) for name, path in paths.items()}
+
+
+def read_some(path: str) -> list[dict[str, Any]]:
+    rows = read_rows(Path(path))
+    if not rows:
+        raise AlignmentError(f"{path} is empty: it needs rows with `prompt` and `completion`")
+    return rows
+
+
+def texts_of(rows: Rows) -> list[str]:
+    """What a new tokenizer learns from."""
+    return [
+        message["content"]
+        for name, some in rows.items()
+        for _, example in read_examples(some, name)
+        for message in example.prompt + example.completion
+    ]
+
+
+def prepare(config: SFTConfig, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> SFTData:
+    """Examples in tokens, a seeded choice of each data set held out, and the others mixed."""
+    train: dict[str, list[Encoded]] = {}
+    held_out: list[Encoded] = []
+    left_out: list[Dropped] = []
+    sizes = {name: len(some) for name, some in rows.items()}
+    for name, some in rows.items():
+        kept, dropped = encode(read_examples(some, name), tokenizer, config.max_length)
+        if len(kept) < 2:
+            reasons = ", ".join(f"{n} x {reason}" for reason, n in Counter(d.reason for d in dropped).items())
+            raise AlignmentError(
+                f"{name}: {len(kept)} of {len(some)} rows can be trained on, at least 2 are needed"
+                + (f" ({reasons})" if reasons else "")
+            )
+        random.Random(config.seed).shuffle(kept)
+        count = min(max(1, config.held_out * sizes[name] // sum(sizes.values())), max(1, len(kept) // 10))
+        train[name], held_out = kept[count:], held_out + kept[:count]
+        left_out += [replace(one, data=name if len(rows) > 1 else "") for one in dropped]
+    counts = {name: len(some) for name, some in train.items()}
+    shares = config.weights or tempered(counts, config.temperature)
+    examples = sum(counts.values())
+    if len(rows) == 1:
+        (everything,) = train.values()
+    else:
+        everything = mixed(train, shares, config.batch_size * step_count(config, examples), config.seed)
+    return SFTData(everything, held_out, left_out, examples, shares)
 
 
 def read_examples(rows: Sequence[dict[str, Any]], place: str) -> Iterator[tuple[int, Example]]:

@@ -1,0 +1,85 @@
+"""What `align sft` is asked for. The defaults are for adapters on an instruction-tuned base."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from alignment.config import Section
+from alignment.models import ModelConfig
+from alignment.scratch import ScratchConfig
+from alignment.sft_mixture import check_weights
+from alignment.tuning.config import TuningConfig
+
+
+class SFTConfig(Section):
+    """`align sft`: a model learns to give the answers in `data`. The loss is on the answers only."""
+
+    run: str = Field(description="run folder, e.g. runs/sft")
+    seed: int = 0
+    model: ModelConfig | None = Field(None, description="the model to start from; or give `scratch`")
+    scratch: ScratchConfig | None = Field(None, description="start from a new small model of this shape")
+    data: str | dict[str, str] = Field(
+        description="JSONL or Parquet with `prompt` and `completion`, or `messages`; or several, {name: path, ...}"
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="of several data sets: shares ~ size^(1/temperature); higher makes them alike"
+    )
+    weights: dict[str, float] | None = Field(
+        None, description="of several data sets: their shares of the training outright, which sum to 1"
+    )
+    general: str | None = Field(
+        None, description="rows like `data` on other things: their perplexity shows what the model forgets"
+    )
+    forgetting_alarm: float = Field(
+        1.2, gt=1, description="say so once the perplexity of `general` is so many times what it was"
+    )
+    held_out: int = Field(256, ge=1, description="examples kept for the held-out loss, at most a tenth")
+    tuning: TuningConfig = Field(
+        TuningConfig(), description="which weights are trained; a new model is tuned in full"
+    )
+
+    epochs: float = Field(1.0, gt=0, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many optimizer steps instead")
+    batch_size: int = Field(32, ge=1, description="examples an optimizer step")
+    microbatch: int = Field(8, ge=1, description="examples a forward; a matter of memory and speed only")
+    learning_rate: float = Field(1e-4, gt=0, description="peak; LoRA likes 1e-4, full tuning 1e-5")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
+    max_length: int = Field(1024, ge=8, description="tokens; longer examples are left out and counted")
+    neftune: float | None = Field(
+        None, gt=0, description="noise on the embeddings (NEFTune; Jain et al. 2023), e.g. 5; null: none"
+    )
+    save_every: int = Field(500, ge=1, description="optimizer steps between checkpoints for --resume")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop once the held-out loss has not fallen for so many checkpoints; the best is kept",
+    )
+
+    @model_validator(mode="after")
+    def consistent(self) -> SFTConfig:
+        if (self.model is None) == (self.scratch is None):
+            raise ValueError("give exactly one of `model` (start from it) and `scratch` (a new small model)")
+        if self.scratch and "tuning" not in self.model_fields_set:
+            self.tuning = TuningConfig(method="full")
+        if self.scratch and self.tuning.method != "full":
+            raise ValueError("a new model has nothing to adapt: set tuning.method=full")
+        if self.scratch and self.max_length > self.scratch.max_length:
+            raise ValueError(
+                f"max_length ({self.max_length}) exceeds the new model's scratch.max_length "
+                f"({self.scratch.max_length})"
+            )
+        if isinstance(self.data, str) and (self.weights or self.temperature != 1):
+            raise ValueError("weights and temperature mix several data sets: give data={name: path, ...}")
+        if self.weights and self.temperature != 1:
+            raise ValueError("give weights or a temperature, not both")
+        if self.weights and not isinstance(self.data, str):
+            check_weights(self.weights, list(self.data))
+        if self.batch_size % self.microbatch:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of microbatch ({self.microbatch})"
+            )
+        return self
+
+
+def step_count(config: SFTConfig, examples: int) -> int:
+    return config.max_steps or max(1, round(config.epochs * examples / config.batch_size))
