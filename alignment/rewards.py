@@ -93,7 +93,7 @@ def compare_sources(config: RewardRunConfig, data: Preferences, run: RunFolder) 
     from alignment.trainer_progress import RunProgress
     from reward.train import train_reward
 
-    alone = config.model_copy(update={"members": 1, "source_weights": {}})
+    alone = config.model_copy(update={"members": 1, "aspects": {}, "source_weights": {}})
 
     def train_on(name: str, train: Dataset, test: Dataset) -> dict[str, Any]:
         set_seed(config.seed)
