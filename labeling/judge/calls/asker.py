@@ -82,11 +82,11 @@ class Asker:
         key = call.key
         while key in self._in_flight:
             await self._in_flight[key].wait()
+            if (known := await self._known(key)) is not None:
+                return known
         ended = self._in_flight[key] = asyncio.Event()
         try:
-            known = await self._write(ledger.answers, key)
-            if known is not None:
-                self.counts.reused += 1
+            if (known := await self._known(key)) is not None:
                 return known
             retrying = AsyncRetrying(
                 retry=retry_if_exception(self._is_worth_retrying),
@@ -103,6 +103,11 @@ class Asker:
         finally:
             del self._in_flight[key]
             ended.set()
+
+    async def _known(self, key: str) -> dict[str, Any] | None:
+        known = await self._write(ledger.answers, key)
+        self.counts.reused += known is not None
+        return known
 
     async def _attempt(self, call: Call) -> dict[str, Any]:
         prompt, reply = most_tokens(call.body)
