@@ -351,6 +351,23 @@ def test_ppo_goes_on_without_a_server_that_is_killed_and_stops_and_resumes_where
     assert scores(third) == pytest.approx(scores(first))
 
 
+def test_one_step_ahead_is_the_same_run_broken_off_or_not(
+    servers: Any, wide_model: Path, tmp_path: Path
+) -> None:
+    """Real servers answer the next prompts while the policy learns; what they have said is in the checkpoint."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    assert ppo(whole, wide_model, servers[1:], "overlap=1") == 0
+    assert ppo(broken, wide_model, servers[1:], "overlap=1", "iterations=2") == 0
+    assert ppo(broken, wide_model, servers[1:], "overlap=1", "--resume") == 0
+    assert scores(broken) == pytest.approx(scores(whole))
+    rows = RunFolder(whole / "run").rows()
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
+    assert rows[0]["engine_gap_max"] < 1e-3 < rows[1]["engine_gap_mean"]  # then they are an older policy's
+    assert all(row["delivery_gap"] < 1e-3 for row in rows)
+
+
 def test_a_four_bit_base_is_delivered_once_in_full_and_its_adapter_at_every_sync(
     servers: Any, engine_on: Any, policy: Policy
 ) -> None:
