@@ -15,9 +15,7 @@ from reward.labels import LABELS, LabelModel, Labels
 from reward.losses import centering, weighted_mean
 from reward.shared_prompt import as_rows, pair_scores, score_head
 
-LABEL_RATE = (
-    0.05  # learning rate of what is learned of the raters: a few numbers, that have an epoch to settle
-)
+LABEL_RATE = 0.05  # learning rate of what is learned of the raters: a few numbers, with an epoch to settle
 
 
 @dataclass

@@ -185,3 +185,18 @@ def test_a_long_prompt_loses_its_beginning_if_asked(tiny_model: Path, tmp_path: 
     assert figures["truncated"] == 1
     assert figures["train_pairs"] == 2
     assert figures["left_out"] == {"its answers alone are longer than 80 tokens": 1}
+
+
+def test_a_judge_who_throws_coins_is_found_out(tiny_model: Path, tmp_path: Path) -> None:
+    people = [row(2 * i + 1, annotator="ann") for i in range(32)]
+    coins = [
+        row(2 * i, annotator="coin", **({} if i % 2 else {"chosen": BAD, "rejected": GOOD}))
+        for i in range(32)
+    ]
+    data = Dataset.from_list(people + coins)
+    figures = train(tiny_model, tmp_path, data, pairs(8), reliability=True, ties="davidson", epochs=6)
+    reliability = figures["labels"]["reliability"]
+    assert reliability["ann"] > 1.3
+    assert reliability["coin"] < 0.7
+    assert figures["labels"]["ties"]["log_tie"] < -0.5  # nobody called a tie
+    assert figures["test"]["accuracy"] == 1.0
