@@ -61,9 +61,7 @@ def visible(parts: Tensor, dtype: torch.dtype) -> Tensor:
     before = torch.ones(parts.shape[1], parts.shape[1], dtype=torch.bool, device=parts.device).tril()
     allowed = (parts[:, None, :] == PROMPT) | (parts[:, None, :] == parts[:, :, None])
     hidden = ~(before & allowed)[:, None]
-    far = (
-        torch.finfo(dtype).min / 2
-    )  # half, or a narrower type that autocast chooses would round it to infinity
+    far = torch.finfo(dtype).min / 2  # half of it: autocast may choose a narrower type, which rounds up
     return torch.zeros(hidden.shape, dtype=dtype, device=parts.device).masked_fill(hidden, far)
 
 
