@@ -53,8 +53,8 @@ class Probe:
         sampling = trainer.config.sampling
         if self.config.greedy:
             sampling = sampling.model_copy(update={"temperature": 0.0})
-        trainer.deliver()
-        with undisturbed(trainer.engine, self.start), torch.no_grad():
+        trainer.sampler.deliver()
+        with undisturbed(trainer.sampler.engine, self.start), torch.no_grad():
             rollouts = trainer.generate(self.prompts, sampling)
             gold = trainer.score(self.prompts, rollouts, self.gold).mean(1)
             proxy = trainer.score(self.prompts, rollouts).mean(1)
@@ -87,16 +87,16 @@ def build_probe(config: PPOConfig, trainer: PPOTrainer, run: RunFolder) -> Probe
     if config.probe is None:
         return None
     prompts = load_prompts(config.probe.prompts)
-    trained = [prompt.messages for prompt in trainer.prompts.items]
+    trained = [prompt.messages for prompt in trainer.sampler.prompts.items]
     if known := sum(prompt in trained for prompt in prompts):
         note(f"PPO: {known} of {len(prompts)} prompts of the probe are trained on too: hold them out")
-    context = min(context_length(trainer.models.language_model), trainer.engine.context)
+    context = min(context_length(trainer.models.language_model), trainer.sampler.engine.context)
     room = context - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, trainer.tokenizer, room, run.path / "rejected_probe_prompts.jsonl")
     random = random_state()
     gold = load_scorer(config.probe.gold, str(trainer.device))
     restore_random_state(random)
-    return Probe(config.probe, encoded, gold, trainer.engine.state_dict())
+    return Probe(config.probe, encoded, gold, trainer.sampler.engine.state_dict())
 
 
 def best_so_far(run: RunFolder) -> dict[str, Any] | None:

@@ -7,18 +7,16 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from alignment.checkpoints import State, random_state, restore_random_state
 from alignment.console import note
-from alignment.delivery import deliver
 from alignment.errors import AlignmentError
 from alignment.ppo.actor_critic import ActorCritic
 from alignment.ppo.advantages import generalized_advantages, group_relative, leave_one_out, rewards_to_go
-from alignment.ppo.ahead import Ahead
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.evaluation import Evaluation, evaluate
 from alignment.ppo.experience import Experience, Rollouts, microbatches
@@ -34,12 +32,13 @@ from alignment.ppo.processes import (
     world_size,
 )
 from alignment.ppo.rewards import shape_scores, token_rewards
+from alignment.ppo.sampler import Sampler
 from alignment.ppo.sequences import Sequences
-from alignment.ppo.sharding import clip_gradients, gathered, load_optimizer, whole_weights
-from alignment.prompts import EncodedPrompt, PromptStream
+from alignment.ppo.sharding import clip_gradients, gathered, load_optimizer
+from alignment.prompts import EncodedPrompt
 from reward.ensemble import opinions
 from reward.scorer import Scorer
-from rollout.delivery import Delivery, require_version
+from rollout.delivery import require_version
 from rollout.types import Completion, RolloutEngine, Sampling
 
 if TYPE_CHECKING:
@@ -71,11 +70,18 @@ class PPOTrainer:
             )
         self.config = config
         self.models = models
-        self.engine = engine
+        self.sampler = Sampler(
+            engine,
+            prompts,
+            models.policy,
+            config.sampling,
+            episodes=config.episodes,
+            group=config.group,
+            seed=config.seed,
+        )
         self.scorer = scorer
         self.tokenizer = tokenizer
         self.device = torch.device(device)
-        self.prompts = PromptStream(prompts, config.seed)
         self.shuffle = torch.Generator().manual_seed(config.seed)
         self.kl: KLController = (
             FixedKL(config.kl.coef)
@@ -91,9 +97,6 @@ class PPOTrainer:
             note(
                 f"PPO: answers will be one step old: tokens are weighted by old / engine probability, at most {CAP:g}"
             )
-        self.ahead = Ahead()
-        self.delivered = False  # the engine has the policy as it is now
-        self.delivery: Delivery | None = None  # the proof of it
         self.iteration = 0
         self.whole = True  # nothing of an iteration that has not ended is in the state: it may be saved
         self.clock = time.perf_counter
@@ -105,11 +108,14 @@ class PPOTrainer:
         self.seconds.clear()
         config = self.config
         with self.phase("generate"):
-            waiting = self.ahead.wait()
+            waiting = self.sampler.ahead.wait()
         with self.undone_by_failure():
-            prompts, completions = waiting or self.sample_batch()
-            if config.overlap:
-                self.start_next_batch()
+            with self.phase("sync"):
+                self.sampler.deliver()
+            with self.phase("generate"):
+                prompts, completions = waiting or self.sampler.batch()
+                if config.overlap:
+                    self.sampler.start_next()
             rollouts = self.rollouts(prompts, completions)
             with self.phase("score"):
                 judged = self.score(prompts, rollouts)
@@ -125,51 +131,15 @@ class PPOTrainer:
         if judged.shape[1] > 1:
             seen["disagreement"] = float(judged.std(1, correction=0).mean())
         with self.phase("train"):
-            self.delivered = False
+            self.sampler.delivered = False
             learned = self.learn(experience)
         self.kl.update(seen["kl"], config.episodes)
         self.iteration, self.whole = self.iteration + 1, True
         return {"iteration": self.iteration, **learned, **seen}
 
-    def sample_batch(self) -> tuple[list[EncodedPrompt], list[Completion]]:
-        """The next prompts, each repeated for its group, answered by the policy as it is."""
-        with self.phase("sync"):
-            self.deliver()
-        prompts = self.next_prompts()
-        with self.phase("generate"):
-            return prompts, self.sample(prompts)
-
-    def start_next_batch(self) -> None:
-        """The same in the background, by a policy that will be one step old when they are learned from."""
-        with self.phase("sync"):
-            self.deliver()
-        prompts, sampling = self.next_prompts(), self.config.sampling
-        # not the policy itself, whose adapters are switched meanwhile
-        self.ahead.start(prompts, lambda: self.engine.generate([prompt.ids for prompt in prompts], sampling))
-
-    def next_prompts(self) -> list[EncodedPrompt]:
-        asked = self.prompts.take(self.config.episodes // self.config.group)
-        return [prompt for prompt in asked for _ in range(self.config.group)]
-
-    def deliver(self) -> None:
-        """Bring the policy, if it has moved, to an engine that samples from a copy, and see that it arrived."""
-        self.ahead.wait()
-        if not self.delivered:
-            probe = self.prompts.items[0].ids
-            self.delivery = deliver(self.engine, self.models.policy(), probe, self.delivery)
-            self.delivered = True
-
     def generate(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> Rollouts:
         """The policy answers, with the run's own sampling unless told otherwise."""
-        return self.rollouts(prompts, self.sample(prompts, sampling))
-
-    def sample(self, prompts: Sequence[EncodedPrompt], sampling: Sampling | None = None) -> list[Completion]:
-        ids = [prompt.ids for prompt in prompts]
-        with whole_weights(self.models.policy()):
-            return in_shares(
-                lambda rows: self.engine.generate(ids, sampling or self.config.sampling, rows),
-                torch.tensor([len(prompt) for prompt in ids]),
-            )
+        return self.rollouts(prompts, self.sampler.sample(prompts, sampling))
 
     def rollouts(self, prompts: Sequence[EncodedPrompt], completions: list[Completion]) -> Rollouts:
         """Answers with their texts. Raises RolloutError for answers of several versions of the policy."""
@@ -235,8 +205,8 @@ class PPOTrainer:
             seen["entropy"] = float(masked_mean(found.entropy, mask))
             seen |= {"engine_gap_mean": float(masked_mean(gap, mask)), "engine_gap_max": float(gap.max())}
             self.check_engine(seen["engine_gap_mean"], seen["engine_gap_max"])
-        if self.delivery:
-            seen["delivery_gap"] = self.delivery.gap
+        if self.sampler.delivery:
+            seen["delivery_gap"] = self.sampler.delivery.gap
         if self.importance_cap:
             weights = importance_weights(old, rollouts.engine_logprobs, cap=self.importance_cap)
             advantages = advantages * weights
@@ -396,14 +366,11 @@ class PPOTrainer:
     @contextmanager
     def undone_by_failure(self) -> Iterator[None]:
         """Before anything is learned a failure leaves the state as it found it; after that, half an iteration's."""
-        position, engine, generators = self.prompts.position, self.engine.state_dict(), random_state()
-        batch = self.ahead.batch
+        generators = random_state()
         try:
-            yield
+            with self.sampler.undone_by_failure():
+                yield
         except BaseException:
-            self.ahead.put_back(batch)
-            self.prompts.position = position
-            self.engine.load_state_dict(engine | {"version": self.engine.version})
             restore_random_state(generators)
             raise
         self.whole = False
@@ -416,10 +383,8 @@ class PPOTrainer:
             "policy_optimizer": gathered(self.policy_optimizer.state_dict()),
             "critic_optimizer": gathered(self.critic_optimizer.state_dict()),
             "kl_coef": self.kl.coef,
-            "prompt_position": self.prompts.position,
             "shuffle": self.shuffle.get_state(),
-            "ahead": self.ahead.state_dict(),
-            "engine": self.engine.state_dict(),
+            **self.sampler.state_dict(),
             "trusts_engine": self.trusts_engine,
             "importance_cap": self.importance_cap,
             "random": random_state(),
@@ -431,27 +396,15 @@ class PPOTrainer:
         load_optimizer(self.policy_optimizer, state["policy_optimizer"])
         load_optimizer(self.critic_optimizer, state["critic_optimizer"])
         self.kl.coef = state["kl_coef"]
-        self.load_batch_ahead(state.get("ahead"), state["prompt_position"])
         self.shuffle.set_state(state["shuffle"])
-        self.engine.load_state_dict(state["engine"])
+        self.sampler.load_state_dict(state)
         self.trusts_engine = state["trusts_engine"]
         self.importance_cap = state.get("importance_cap", self.config.importance_cap)
-        self.delivered, self.delivery = False, None
         restore_random_state(state["random"])
-
-    def load_batch_ahead(self, answers: list[Any] | None, position: int) -> None:
-        """Put the prompts where they were, and with them the answers that had been sampled ahead, if any."""
-        self.prompts.position = position
-        prompts: list[EncodedPrompt] = []
-        if answers is not None:
-            self.prompts.position -= self.config.episodes // self.config.group
-            prompts = self.next_prompts()
-        self.ahead.load_state_dict(answers, prompts)
 
     def close(self) -> None:
         """End what is under way, and the engine."""
-        self.ahead.close()
-        self.engine.close()
+        self.sampler.close()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

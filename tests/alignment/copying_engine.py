@@ -23,8 +23,8 @@ class CopyingEngine(TransformersEngine):
 
 def on_a_copy(trainer: Any) -> CopyingEngine:
     """Gives a trainer, which has not begun, such an engine in place of its own."""
-    own = trainer.engine
-    trainer.engine = CopyingEngine(
+    own = trainer.sampler.engine
+    trainer.sampler.engine = CopyingEngine(
         copy.deepcopy(own.model), own.stop_token_ids, own.pad_token_id, seed=trainer.config.seed, max_batch=16
     )
-    return trainer.engine
+    return trainer.sampler.engine

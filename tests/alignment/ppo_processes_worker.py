@@ -32,7 +32,7 @@ from tests.alignment.test_ppo_trainer import make_trainer
 def run(case: dict) -> dict:
     """Iterations of a trainer, from a checkpoint where the case has one, and with another written after the first."""
     trainer = make_trainer(case["model"], **case["changes"])
-    trainer.engine.stop_token_ids = tuple(range(1, 40))  # answers of many lengths
+    trainer.sampler.engine.stop_token_ids = tuple(range(1, 40))  # answers of many lengths
     if case.get("load"):
         trainer.load_state_dict(load_checkpoint(Path(case["load"])))
     parameters = list(trainer.models.parameters())

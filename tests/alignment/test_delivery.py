@@ -47,7 +47,7 @@ def test_an_adapter_that_never_arrives_is_told_apart(tiny_model):
     engine = on_a_copy(trainer)
     engine.lost = True  # from the start: it has the base, which is the policy so far
     trainer.step()
-    trainer.delivery = None  # as after a restart
+    trainer.sampler.delivery = None  # as after a restart
     with pytest.raises(RolloutError, match=r"answers as the reference.*off by"):
         trainer.step()
 
@@ -68,7 +68,7 @@ def test_a_delivery_draws_nothing(tiny_model):
     trainer = make_trainer(tiny_model)
     engine = on_a_copy(trainer)
     before = engine.generator.get_state()
-    delivery = deliver(engine, trainer.models.policy(), trainer.prompts.items[0].ids)
+    delivery = deliver(engine, trainer.models.policy(), trainer.sampler.prompts.items[0].ids)
     assert delivery is not None
     assert delivery.said.policy_version == engine.version == 1
     assert torch.equal(engine.generator.get_state(), before)

@@ -43,15 +43,17 @@ class Fails:
 
 def test_answers_are_one_step_old_and_weighted_for_it(tiny_model, capsys):
     trainer = started(tiny_model)
-    generate, made = trainer.engine.generate, []
+    generate, made = trainer.sampler.engine.generate, []
 
     def noted(prompts, sampling, rows=None):
         completions = generate(prompts, sampling, rows)
         if len(prompts) == 16:  # a batch, not the probe of a delivery
-            made.append((trainer.engine.version, threading.current_thread() is threading.main_thread()))
+            made.append(
+                (trainer.sampler.engine.version, threading.current_thread() is threading.main_thread())
+            )
         return completions
 
-    trainer.engine.generate = noted
+    trainer.sampler.engine.generate = noted
     rows = [trainer.step() for _ in range(4)]
     trainer.close()
     assert [row["staleness"] for row in rows] == [0.0, 1.0, 1.0, 1.0]
@@ -120,13 +122,13 @@ def test_a_probe_between_changes_nothing(tiny_model):
 def test_an_engine_that_dies_while_the_policy_learns_is_told_at_the_next_step(tiny_model):
     trainer = started(tiny_model)
     trainer.step()
-    trainer.ahead.wait()
+    trainer.sampler.ahead.wait()
 
     def gone(prompts, sampling, rows=None):
         raise RolloutError("no server answers")
 
-    generate = trainer.engine.generate
-    trainer.engine.generate = lambda p, s, rows=None: (gone if len(p) == 16 else generate)(p, s, rows)
+    generate = trainer.sampler.engine.generate
+    trainer.sampler.engine.generate = lambda p, s, rows=None: (gone if len(p) == 16 else generate)(p, s, rows)
     trainer.step()
     with pytest.raises(RolloutError, match="no server answers"):
         trainer.step()

@@ -106,8 +106,8 @@ class Inexact(TransformersEngine):
 
 
 def inexact(trainer):
-    engine = trainer.engine
-    trainer.engine = Inexact(engine.model, engine.stop_token_ids, engine.pad_token_id, max_batch=16)
+    engine = trainer.sampler.engine
+    trainer.sampler.engine = Inexact(engine.model, engine.stop_token_ids, engine.pad_token_id, max_batch=16)
     return trainer
 
 
@@ -170,7 +170,7 @@ def test_a_probe_asks_the_policy_whatever_the_engine_says(tiny_model):
     for _ in range(2):
         trainer.step()
     assert not trainer.recomputes
-    rollouts = trainer.generate(trainer.prompts.take(4))
+    rollouts = trainer.generate(trainer.sampler.prompts.take(4))
     found = trainer.evaluate(rollouts.sequences)
     assert torch.allclose(found.logprobs, rollouts.engine_logprobs, atol=1e-4)
     assert found.logprobs.any()
@@ -189,7 +189,7 @@ def test_importance_weights_by_hand():
 
 def test_losses_are_weighted_by_what_the_engine_said(tiny_model):
     trainer, plain = (make_trainer(tiny_model, importance_cap=cap) for cap in (1.5, None))
-    prompts = trainer.prompts.take(16)
+    prompts = trainer.sampler.prompts.take(16)
     rollouts = trainer.generate(prompts)
     mask = rollouts.sequences.response_mask
     shift = torch.zeros(mask.shape)
@@ -209,14 +209,14 @@ def test_losses_are_weighted_by_what_the_engine_said(tiny_model):
 
 def test_a_gap_turns_importance_weights_on_for_good(tiny_model, tmp_path, capsys):
     trainer = inexact(make_trainer(tiny_model))
-    trainer.engine.off = 0.05
+    trainer.sampler.engine.off = 0.05
     assert "importance_mean" not in trainer.step()
     row = trainer.step()
     assert row["importance_mean"] == pytest.approx(math.exp(0.05), rel=1e-3)
     line = "off by 0.05 nats a token: from now on tokens are weighted by old / engine probability, at most 2"
     assert capsys.readouterr().err.count(line) == 1
     save_checkpoint(tmp_path, 2, trainer.state_dict(), keep=1)
-    trainer.engine.off = 0.0
+    trainer.sampler.engine.off = 0.0
     assert trainer.step()["importance_mean"] == pytest.approx(1.0, abs=1e-4)
     resumed = make_trainer(tiny_model)
     resumed.load_state_dict(load_checkpoint(tmp_path))
@@ -226,7 +226,7 @@ def test_a_gap_turns_importance_weights_on_for_good(tiny_model, tmp_path, capsys
 
 def test_a_cap_of_ones_own_is_kept(tiny_model, capsys):
     trainer = inexact(make_trainer(tiny_model, importance_cap=1.5))
-    trainer.engine.off = 1.0
+    trainer.sampler.engine.off = 1.0
     rows = [trainer.step() for _ in range(2)]
     assert rows[1]["importance_mean"] == pytest.approx(1.5, rel=1e-3)
     assert "nats a token" not in capsys.readouterr().err

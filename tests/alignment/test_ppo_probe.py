@@ -26,7 +26,9 @@ class Length:
 
 def make_probe(trainer, scorer=None, **changes):
     config = ProbeConfig.model_validate({"prompts": "unused", "gold": "unused"} | changes)
-    return Probe(config, trainer.prompts.items, scorer or Length(), trainer.engine.state_dict())
+    return Probe(
+        config, trainer.sampler.prompts.items, scorer or Length(), trainer.sampler.engine.state_dict()
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,13 +51,13 @@ def test_two_probes_of_one_policy_are_equal(tiny_model):
     trainer = make_trainer(tiny_model)
     probe = make_probe(trainer)
     before = probe.measure(trainer)
-    trainer.engine.generate([[5, 6]], trainer.config.sampling)  # training draws on
+    trainer.sampler.engine.generate([[5, 6]], trainer.config.sampling)  # training draws on
     assert probe.measure(trainer) == before
 
 
 def test_greedy_answers_do_not_depend_on_the_seed(tiny_model):
     trainers = [make_trainer(tiny_model) for _ in range(2)]
-    trainers[1].engine.generate([[5, 6]], trainers[1].config.sampling)
+    trainers[1].sampler.engine.generate([[5, 6]], trainers[1].config.sampling)
     greedy = [make_probe(trainer, greedy=True).measure(trainer) for trainer in trainers]
     sampled = [make_probe(trainer).measure(trainer) for trainer in trainers]
     assert greedy[0] == greedy[1]
@@ -69,10 +71,10 @@ def test_a_probe_that_fails_leaves_training_as_it_was(tiny_model):
             raise KeyError("gone")
 
     trainer = make_trainer(tiny_model)
-    engine, generator = trainer.engine.state_dict(), torch.get_rng_state()
+    engine, generator = trainer.sampler.engine.state_dict(), torch.get_rng_state()
     with pytest.raises(KeyError):
         make_probe(trainer, Broken()).measure(trainer)
-    assert torch.equal(trainer.engine.state_dict()["generator"], engine["generator"])
+    assert torch.equal(trainer.sampler.engine.state_dict()["generator"], engine["generator"])
     assert torch.equal(torch.get_rng_state(), generator)
 
 

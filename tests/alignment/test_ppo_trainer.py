@@ -75,7 +75,7 @@ def gradients(trainer, experience):
 
 def some_experience(trainer):
     """Experience of a policy that then moved, so that ratios are not 1 and some tokens are clipped."""
-    prompts = trainer.prompts.take(16)
+    prompts = trainer.sampler.prompts.take(16)
     rollouts = trainer.generate(prompts)
     with torch.no_grad():
         experience, _ = trainer.assess(rollouts, trainer.score(prompts, rollouts).mean(1))
@@ -144,8 +144,8 @@ def test_critic_free_estimators_learn_too(tiny_model, estimator):
 def test_a_prompt_is_answered_as_often_as_its_group(tiny_model):
     trainer = make_trainer(tiny_model, advantages="rloo", group=4)
     seen = []
-    sample = trainer.sample
-    trainer.sample = lambda prompts: seen.extend(p.row for p in prompts) or sample(prompts)
+    sample = trainer.sampler.sample
+    trainer.sampler.sample = lambda prompts: seen.extend(p.row for p in prompts) or sample(prompts)
     trainer.step()
     assert len(seen) == 16
     assert all(len(set(seen[i : i + 4])) == 1 for i in range(0, 16, 4))
@@ -212,7 +212,7 @@ def test_adam_is_set_as_the_reference_implementations_have_it(tiny_model):
 
 def test_a_zero_critic_starts_at_the_mean_score(tiny_model):
     trainer = make_trainer(tiny_model)
-    prompts = trainer.prompts.take(16)
+    prompts = trainer.sampler.prompts.take(16)
     rollouts = trainer.generate(prompts)
     scores = trainer.score(prompts, rollouts).mean(1)
     with torch.no_grad():

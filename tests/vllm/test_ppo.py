@@ -46,7 +46,7 @@ def test_ppo_learns_on_vllm_as_on_the_policy_itself(
         trainer = make_trainer(wide_model, seed=seed, tuning=tuning, learning_rate=rate, **LEARNING)
         if name == "vllm":
             engine.reseed(seed)
-            trainer.engine = engine
+            trainer.sampler.engine = engine
         rows = [trainer.step() for _ in range(14)]
         assert all(row["engine_gap_max"] < 1e-3 for row in rows)
         assert name != "vllm" or all(row["delivery_gap"] < 1e-3 for row in rows)
@@ -64,7 +64,7 @@ def test_a_delivery_that_is_lost_stops_the_run(
     engine: VllmEngine, wide_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(wide_model)
-    trainer.engine = engine
+    trainer.sampler.engine = engine
     trainer.step()
     monkeypatch.setattr(engine, "_reload", lambda policy: None)
     with pytest.raises(
@@ -78,7 +78,7 @@ def test_the_base_alone_is_noticed(
 ) -> None:
     """What others have met: the engine gets the weights without the adapter."""
     trainer = make_trainer(wide_model)
-    trainer.engine = engine
+    trainer.sampler.engine = engine
     for _ in range(2):
         trainer.step()
     reload = engine._reload
