@@ -226,7 +226,9 @@ def test_which_judge(sqlite_store):
         judge_card(sqlite_store)
     judged(sqlite_store)
     sqlite_store.annotator("judge:other", "judge")
-    with pytest.raises(LabelingError, match="say which judge: --judge judge:m or --judge judge:other"):
+    with pytest.raises(
+        LabelingError, match=r"say which; in the store \(--judge NAME\): judge:m, judge:other"
+    ):
         judge_card(sqlite_store)
     with pytest.raises(LabelingError, match="there is no judge 'x'"):
         judge_card(sqlite_store, "x")

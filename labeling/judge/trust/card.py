@@ -116,8 +116,8 @@ def find_judge(store: Store, judge: str | None) -> tuple[int, str, dict[str, Any
         raise LabelingError("no judge has labelled in this store: `align judge run` does")
     if judge is None and len(judges) == 1:
         return next(iter(judges.values()))
-    asked = "say which judge" if judge is None else f"there is no judge {judge!r}"
-    raise LabelingError(f"{asked}: --judge {' or --judge '.join(judges)}")
+    asked = "several judges have labelled, say which" if judge is None else f"there is no judge {judge!r}"
+    raise LabelingError(f"{asked}; in the store (--judge NAME): {', '.join(judges)}")
 
 
 def slices(o: Overlap) -> Iterator[Slice]:
