@@ -91,6 +91,7 @@ def footprint_of(
         activations = activation_bytes(computing, rows, tokens, checkpointed=checkpointed)
     except (RuntimeError, NotImplementedError):
         activations = rough_activations(config, torch_dtype(dtype).itemsize, rows * tokens, checkpointed)
+        activations += expert_updates(tuned)
     return Footprint(parameters, trainable, weights, 12 * trainable, activations)
 
 
@@ -104,6 +105,12 @@ def held_bytes(name: str, weight: Any, bits: int | None) -> float:
 def permutation_bytes(model: Any) -> int:
     """BOFT keeps a permutation matrix of inputs by inputs, in float32, beside every weight."""
     return sum(4 * layer.in_features**2 for layer in model.modules() if hasattr(layer, "oft_R"))
+
+
+def expert_updates(model: Any) -> int:
+    """PEFT makes the update of stacked experts in full, and its sum with their weights, at every forward."""
+    wrappers = (module for module in model.modules() if hasattr(module, "parameter_name"))
+    return sum(2 * wrapper.get_param().nbytes for wrapper in wrappers)
 
 
 def rough_activations(config: Any, bytes_each: int, tokens: int, checkpointed: bool) -> int:

@@ -8,7 +8,21 @@ import sys
 
 import typer
 
-from alignment.cli import data, demo, dpo, evaluate, judge, label, ppo, reward, rollout, serve, sft
+from alignment.cli import (
+    data,
+    demo,
+    dpo,
+    evaluate,
+    judge,
+    label,
+    plan,
+    ppo,
+    reward,
+    rollout,
+    serve,
+    sft,
+    tune,
+)
 from alignment.errors import ConfigError
 
 app = typer.Typer(
@@ -28,6 +42,8 @@ app.command("rollout", rich_help_panel=DATA)(rollout.rollout)
 app.command("serve", rich_help_panel=DATA)(serve.serve)
 app.add_typer(judge.app, name="judge", rich_help_panel=DATA)
 app.add_typer(label.app, name="label", rich_help_panel=DATA)
+app.command("plan", rich_help_panel=START)(plan.plan)
+app.add_typer(tune.app, name="tune", rich_help_panel=TRAIN)
 app.command("sft", rich_help_panel=TRAIN)(sft.sft)
 app.add_typer(reward.app, name="reward", rich_help_panel=TRAIN)
 app.command("dpo", rich_help_panel=TRAIN)(dpo.dpo)

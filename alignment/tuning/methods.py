@@ -31,7 +31,7 @@ class Method:
     @property
     def reference(self) -> str:
         """Where DPO and PPO find the policy as it was."""
-        return "frozen copy" if self is METHODS["full"] else "exact, adapter off"
+        return "frozen copy" if self is METHODS["full"] else "adapter off"
 
 
 def soft_prompt(trains: str, paper: str) -> Method:
