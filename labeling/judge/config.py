@@ -135,7 +135,7 @@ class JudgeConfig(Part):
     budget: float | None = Field(
         None, gt=0, description="US dollars that this judge may cost in this store, all runs together"
     )
-    batch_size: int = Field(5000, ge=1, le=50_000, description="calls in one batch of --batch")
+    batch_size: int = Field(5000, ge=1, le=20_000, description="calls in one batch of --batch")
     poll_seconds: float = Field(30.0, gt=0, description="between two looks at a batch")
 
     # what becomes of the answers

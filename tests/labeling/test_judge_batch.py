@@ -18,6 +18,7 @@ from labeling.judge.calls.prices import PICO
 from labeling.judge.config import JudgeConfig, Price
 from labeling.judge.job import run_judge
 from labeling.schema import JudgeBatch, JudgeCall, Judgement
+from labeling.views import NewCompletion
 from tests.labeling.judging import CLEAR, config, fill, politeness, rows
 
 
@@ -98,6 +99,18 @@ def test_the_budget_bounds_a_batch_and_what_was_not_asked_stays_waiting(sqlite_s
         assert 0 < report.labels < 20
         assert len(rows(sqlite_store, Judgement)) == report.labels
         assert run_judge(sqlite_store, batched(server), batch=True).labels == 20 - report.labels
+
+
+def test_equal_texts_are_in_one_batch_only(sqlite_store):
+    """Their second mention falls into another page, while the first is on its way."""
+    prompt = [{"role": "user", "content": "Invite."}]
+    for model in ("m1", "m2", "m3"):
+        sides = [NewCompletion([{"role": "assistant", "content": t}], model) for t in ("please come", "come")]
+        sqlite_store.add_comparison(prompt, sides)
+    with StandInJudge(politeness, manner=CLEAR) as server:
+        report = run_judge(sqlite_store, batched(server, batch_size=2), batch=True)
+        assert len(server.batches.batches) == 1
+    assert (report.labels, report.calls.attempts, report.calls.reused) == (3, 2, 6)
 
 
 def test_an_endpoint_without_batches(sqlite_store):

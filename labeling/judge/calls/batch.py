@@ -110,6 +110,9 @@ class Batcher:
             batch = Open(row.id, token, "")
             attempts = ledger.claim(session, [Intent(call, self._most(call), row.id) for call in calls])
         mine = [call for call, attempt in zip(calls, attempts, strict=True) if attempt is not None]
+        if not mine:  # equal calls are in an earlier batch
+            await self._take_in(batch, None)
+            return 0
         self._counts.attempts += len(mine)
         try:
             remote = await self._client.submit(token, mine)
@@ -117,7 +120,7 @@ class Batcher:
             await self._take_in(batch, None)  # there is no batch API
             raise
         except CallFailed as failure:
-            if failure.then in ("job", "unreachable"):
+            if failure.then != "retry":
                 await self._take_in(batch, None)  # it was never taken
                 raise LabelingError(str(failure)) from None
             return len(mine)  # whether it was taken is found out when it is collected
