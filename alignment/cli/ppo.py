@@ -20,6 +20,8 @@ def ppo(
     With a [bold]probe[/bold] section the best policy by a gold score is kept in RUN/best.
 
     Example: [bold]align ppo --config configs/ppo.yaml learning_rate=2e-5 kl.coef=0.1[/bold]
+
+    Answers sampled by vLLM: [bold]align ppo --config configs/ppo.yaml engine=vllm[/bold]
     """
     from alignment.config import load_config, to_yaml
     from alignment.console import print_json, print_plan
