@@ -109,7 +109,8 @@ class Exchange:
             return aside.rename(self.folder / name)
         except (OSError, SafetensorError) as error:
             raise RolloutError(
-                f"cannot write the policy for the servers: {error} (in {self.folder})"
+                f"cannot write the policy for the servers: {error} (in {self.folder}; "
+                "vllm.exchange names another folder)"
             ) from None
 
     def remove(self, parts: Sequence[Part]) -> None:
