@@ -18,7 +18,8 @@ import math
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -187,34 +188,59 @@ def gaps(
     return np.subtract(*np.split(scores, 2)), list(held_out["group"])
 
 
-def compare(name: str, parts: Sequence[Sequence[Row]], base_steps: int, seeds: int) -> dict[str, Figure]:
-    """The figures of a task; of several parts each has reward models of its own, on one base."""
-    found: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
-    groups: list[str] = []
+def compare(name: str, parts: Mapping[str, Sequence[Row]], base_steps: int, seeds: int) -> dict[str, Figure]:
+    """The figures of a task; of several parts each has its own reward models, on one base, and its own figures too."""
+    found: dict[str, Found] = {}
     with TemporaryDirectory() as folder:
-        base = small_base([row for part in parts for row in part], Path(folder), base_steps)
-        for part in parts:
-            for seed, (train, test) in zip(range(seeds), folds(part), strict=False):
-                labels = {
-                    "hard_clean": train,
-                    "hard_noisy": relabelled(train, seed, hard=True),
-                    "soft": relabelled(train, seed, hard=False),
-                }
-                for way, keys in WAYS.items():
-                    gap, of_pair = gaps(base, labels[way], test, seed, keys)
-                    found[way].append(gap)
-                    right = agreement(gap, 0).mean()
-                    told = f"{name}, seed {seed}, {way}: accuracy {right:.3f} on {len(gap)} pairs"
-                    print(told, file=sys.stderr, flush=True)
-                groups += of_pair
-    return {f"{name}.{key}": value for key, value in figures(found, groups).items()}
+        base = small_base([row for part in parts.values() for row in part], Path(folder), base_steps)
+        for part, rows in parts.items():
+            found[part] = Found()
+            for seed, (train, test) in zip(range(seeds), folds(rows), strict=False):
+                examine(found[part], f"{name} {part}", base, train, test, seed)
+    result = {f"{name}.{key}": value for key, value in figures(Found.together(found.values())).items()}
+    if len(found) > 1:
+        for part, some in found.items():
+            result |= {f"{name}.{part}.{key}": value for key, value in figures(some).items()}
+    return result
 
 
-def figures(found: Mapping[str, Sequence[np.ndarray]], groups: Sequence[str]) -> dict[str, Figure]:
+@dataclass
+class Found:
+    """The gaps of held-out pairs by each way, and the pairs' groups."""
+
+    gaps: dict[str, list[np.ndarray]] = field(default_factory=lambda: {way: [] for way in WAYS})
+    groups: list[str] = field(default_factory=list)
+
+    @classmethod
+    def together(cls, several: Iterable[Found]) -> Found:
+        whole = cls()
+        for one in several:
+            whole.groups += one.groups
+            for way, found in one.gaps.items():
+                whole.gaps[way] += found
+        return whole
+
+
+def examine(found: Found, name: str, base: str, train: Sequence[Row], test: Sequence[Row], seed: int) -> None:
+    """Train on each way's labels, and add what the three say of `test` to `found`."""
+    labels = {
+        "hard_clean": train,
+        "hard_noisy": relabelled(train, seed, hard=True),
+        "soft": relabelled(train, seed, hard=False),
+    }
+    for way, keys in WAYS.items():
+        gap, groups = gaps(base, labels[way], test, seed, keys)
+        found.gaps[way].append(gap)
+        told = f"{name}, seed {seed}, {way}: accuracy {agreement(gap, 0).mean():.3f} on {len(gap)} pairs"
+        print(told, file=sys.stderr, flush=True)
+    found.groups += groups
+
+
+def figures(found: Found) -> dict[str, Figure]:
     """Accuracy and calibration error of each way over all held-out pairs, and the interval of what soft labels gain."""
-    gap = {way: np.concatenate(several) for way, several in found.items()}
+    gap = {way: np.concatenate(several) for way, several in found.gaps.items()}
     right = {way: agreement(values, 0) for way, values in gap.items()}
-    low, high = bootstrap_interval(right["soft"] - right["hard_noisy"], groups)
+    low, high = bootstrap_interval(right["soft"] - right["hard_noisy"], found.groups)
     return {
         **{f"{way}_accuracy": float(values.mean()) for way, values in right.items()},
         **{
@@ -223,22 +249,22 @@ def figures(found: Mapping[str, Sequence[np.ndarray]], groups: Sequence[str]) ->
         "difference": float((right["soft"] - right["hard_noisy"]).mean()),
         "difference_low": low,
         "difference_high": high,
-        "pairs": len(groups),
+        "pairs": len(found.groups),
     }
 
 
-def tasks() -> Iterator[tuple[str, list[list[Row]]]]:
+def tasks() -> Iterator[tuple[str, dict[str, list[Row]]]]:
     """HH's two halves ask for opposite things (people like the short answer in one, the long in the other), and a model
     this small cannot tell which is asked: it is trained on each."""
-    yield "hh", [hh_pairs("harmless"), hh_pairs("helpful")]
-    yield "demo", [demo_pairs(1500)]
+    yield "hh", {part: hh_pairs(part) for part in ("harmless", "helpful")}
+    yield "demo", {"notes": demo_pairs(1500)}
 
 
 def measure(quick: bool) -> dict[str, Figure]:
     quiet_environment()
     result: dict[str, Figure] = {"seeds": 1 if quick else SEEDS}
     for name, parts in tasks():
-        some = [part[:: 10 if quick else 1] for part in parts]
+        some = {part: rows[:: 10 if quick else 1] for part, rows in parts.items()}
         result |= compare(name, some, 10 if quick else 100, 1 if quick else SEEDS)
     return result
 

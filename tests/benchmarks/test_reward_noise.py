@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.reward_noise import answer, demo_pairs, figures, folds, judged, pair, relabelled
+from benchmarks.reward_noise import Found, answer, demo_pairs, figures, folds, judged, pair, relabelled
 from benchmarks.reward_vs_trl import figures as throughput
 
 
@@ -60,7 +60,11 @@ def test_the_demos_pairs_are_no_ties_and_the_better_side_comes_first() -> None:
 
 def test_figures_by_hand() -> None:
     gaps = {"hard_clean": [1, 1, 1, 1], "hard_noisy": [1, -1, 0, -1], "soft": [1, 1, 1, -1]}
-    found = figures({way: [np.array(gap, float)] for way, gap in gaps.items()}, ["a", "b", "c", "d"])
+    halves = [
+        Found({way: [np.array(gap[part], float)] for way, gap in gaps.items()}, groups)
+        for part, groups in ((slice(0, 2), ["a", "b"]), (slice(2, 4), ["c", "d"]))
+    ]
+    found = figures(Found.together(halves))
     assert found["hard_clean_accuracy"] == 1.0
     assert found["hard_noisy_accuracy"] == pytest.approx(1.5 / 4)
     assert found["difference"] == pytest.approx(1.5 / 4)
