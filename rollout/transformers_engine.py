@@ -37,6 +37,11 @@ class TransformersEngine:
         max_batch: int = 64,
     ) -> None:
         """Any of `stop_token_ids` ends an answer (chat models have several); `pad_token_id` may be one."""
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise RolloutError(
+                "a policy with virtual tokens (prompt, p_tuning, prefix) would answer without them here: sample "
+                "from it by PEFT's own generate, or tune by a method that adapts layers"
+            )
         self.model = model
         self.stop_token_ids = tuple(stop_token_ids)
         self.pad_token_id = pad_token_id

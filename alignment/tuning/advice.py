@@ -125,7 +125,10 @@ def candidates(work: Work) -> tuple[list[str], dict[str, list[str]]]:
         "qlora": [
             "the base in 4 bits leaves room for the batch: QLoRA costs little quality and a third more time"
         ],
-        "prompt": ["for a quick prototype a soft prompt is the least to train and to keep"],
+        "prompt": [
+            "for a quick prototype a soft prompt is the least to train and to keep; sample from it by PEFT's own "
+            "generate, since `align rollout` and `align eval` take adapted layers only"
+        ],
     }
     if work.purpose == "private":
         reasons["lora"] = reasons["qlora"] = [

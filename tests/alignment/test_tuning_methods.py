@@ -20,6 +20,8 @@ from alignment.tuning.config import TuningConfig
 from alignment.tuning.methods import METHODS
 from alignment.tuning.places import LAYER, base_modules
 from alignment.tuning.rates import rate_groups
+from rollout.errors import RolloutError
+from rollout.transformers_engine import TransformersEngine
 from tests.alignment.tuning_models import FAMILIES, new_model
 
 IDS = torch.arange(64).view(4, 16)
@@ -261,3 +263,11 @@ def test_sizes_are_the_methods_own_unless_given() -> None:
     assert TuningConfig(method="vera", rank=8).rank == 8
     assert TuningConfig() == TuningConfig(rank=16, alpha=32)
     assert TuningConfig.model_validate(TuningConfig(method="oft").model_dump()).rank == 32
+
+
+@pytest.mark.parametrize("method", sorted(STARTS_ELSEWHERE))
+def test_virtual_tokens_are_not_sampled_without_them(method: str) -> None:
+    """The engine's own cache would leave them out of all but the first step."""
+    model = apply_tuning(new_model("llama"), TuningConfig(method=method), "CAUSAL_LM")
+    with pytest.raises(RolloutError, match="virtual tokens"):
+        TransformersEngine(model, [1], 0)
