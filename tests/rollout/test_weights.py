@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from rollout import RolloutError
 from rollout.merging import adapters_merged
+from rollout.vllm_engine import merged
 from rollout.weights import has_adapters, named_weights, write_adapter
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -53,6 +54,20 @@ def test_weights_are_those_of_the_checkpoint_with_the_adapter_or_without(policy,
     with adapters_merged(policy):
         plain.load_state_dict({name: weight.clone() for name, weight in named_weights(policy)})
     assert torch.allclose(plain(IDS).logits, policy(IDS).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        IA3Config(target_modules=["k_proj"], feedforward_modules=[]),
+        LoraConfig(target_modules=["q_proj"], use_dora=True),
+        LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]),
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+    ],
+)
+def test_what_cannot_be_merged_is_not_delivered_without_it(base, config):
+    with pytest.raises(RolloutError, match="cannot be merged into its weights: use engine=transformers"):
+        merged(get_peft_model(base, config))
 
 
 def test_what_no_engine_takes_is_refused(base, tmp_path):

@@ -107,6 +107,14 @@ def test_a_resumed_run_is_the_unbroken_one(wide_model: Path, tmp_path: Path) -> 
     assert {row["iteration"] for row in rows_of(whole)} == {1, 2, 3, 4}
 
 
+def test_a_narrow_base_is_delivered_within_what_it_rounds_away(wide_model: Path, tmp_path: Path) -> None:
+    policy = {"path": str(wide_model), "dtype": "bfloat16"}
+    path = write_ppo_config(tmp_path, wide_model, policy=policy, engine="vllm", vllm=SMALL, iterations=3)
+    assert run(["ppo", "-c", str(path)]) == 0
+    rows = rows_of(tmp_path / "run")
+    assert all(1e-4 < row["delivery_gap"] < 0.15 and row["engine_gap_mean"] < 0.06 for row in rows)
+
+
 def test_a_four_bit_policy_is_trained(wide_model: Path, tmp_path: Path) -> None:
     path = write_ppo_config(
         tmp_path, wide_model, engine="vllm", vllm=SMALL, learning_rate=1e-2, iterations=2,
