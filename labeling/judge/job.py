@@ -35,6 +35,9 @@ from labeling.store import Store
 from labeling.views import ComparisonView
 
 PAGE = 64  # comparisons taken from the store at a time
+IN_HAND = (
+    4  # comparisons for each call in flight: those that wait for the disk keep no call from the endpoint
+)
 Progress = Callable[..., None]  # progress(1, verdict=12, ...)
 
 
@@ -68,7 +71,7 @@ def run_judge(
 
 
 class _Job:
-    """One run: as many workers as calls may be in flight, each taking comparison after comparison."""
+    """One run: some workers for each call that may be in flight, each taking comparison after comparison."""
 
     def __init__(self, store: Store, config: JudgeConfig, judges: list[Judge], progress: Progress) -> None:
         self.store = store
@@ -165,7 +168,7 @@ class _Job:
             return ledger.mark_uncertain(session, config.base_url, config.model)
 
     async def _work_until_done(self) -> None:
-        count = self.config.concurrency * len(self.seats)
+        count = IN_HAND * self.config.concurrency * len(self.seats)
         workers = [asyncio.create_task(self._work()) for _ in range(count)]
         try:
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)

@@ -110,26 +110,29 @@ class Asker:
         return known
 
     async def _attempt(self, call: Call) -> dict[str, Any]:
-        prompt, reply = most_tokens(call.body)
-        most = self._cost(prompt, reply) if self._cost and reply is not None else None
+        prompt, longest = most_tokens(call.body)
+        most = self._cost(prompt, longest) if self._cost and longest is not None else None
         async with self._throttle.slot(self._stopping):
-            await self._throttle.turn(usual_tokens(call.body) + (reply or 0), self._stopping)
+            await self._throttle.turn(usual_tokens(call.body) + (longest or 0), self._stopping)
             await self._purse.reserve(most)
-            paid: int | None = 0
+            if self._stopping.is_set():
+                await self._purse.settle(most, 0)
+                raise Stopped
             try:
-                if self._stopping.is_set():
-                    raise Stopped
-                paid = most  # unless the endpoint says otherwise
-                answer, paid = await self._send(call, most)
-            except CallFailed as failure:
-                paid = most if failure.paid == "perhaps" else 0
+                attempt, outcome = await self._send(call, most)
+            except BaseException:
+                await self._purse.settle(most, most)
                 raise
-            finally:
-                await self._purse.settle(most, paid)
-            return answer
+        # the endpoint has its place back while the ledger is written
+        end = self._end(call, attempt, outcome, most)
+        await self._write(ledger.close, end)
+        await self._purse.settle(most, end.cost)
+        if isinstance(outcome, CallFailed):
+            raise outcome
+        return outcome
 
-    async def _send(self, call: Call, most: int | None) -> tuple[dict[str, Any], int | None]:
-        """The reply to one attempt, recorded, and what it cost."""
+    async def _send(self, call: Call, most: int | None) -> tuple[int, dict[str, Any] | CallFailed]:
+        """The number of the attempt, and what came of it."""
         attempt = await self._write(ledger.claim, Intent(call, most))
         if attempt is None:
             raise LabelingError(
@@ -142,34 +145,26 @@ class Asker:
         except CallFailed as failure:
             if failure.then == "retry":
                 self._throttle.pushed_back(sent, failure.retry_after)
-            await self._record_failure(call.key, attempt, failure, most)
-            raise
+            return attempt, failure
         self._throttle.answered()
         self._reached = True
-        cost = self._count(reply, most)
-        await self._write(ledger.close, End(call.key, attempt, "answered", reply, cost=cost))
-        return reply, cost
+        return attempt, reply
 
-    async def _record_failure(self, key: str, attempt: int, failure: CallFailed, most: int | None) -> None:
-        uncertain = failure.paid == "perhaps"
-        self.counts.uncertain += uncertain
-        self.counts.failed += not uncertain
-        end = (
-            End(key, attempt, "uncertain", error=str(failure), cost=most)
-            if uncertain
-            else End(key, attempt, "failed", error=str(failure), cost=None if most is None else 0)
-        )
-        await self._write(ledger.close, end)
-
-    def _count(self, reply: dict[str, Any], most: int | None) -> int | None:
-        """Add the reply to the counts; what it cost, `most` where it does not say how many tokens it used."""
+    def _end(self, call: Call, attempt: int, outcome: dict[str, Any] | CallFailed, most: int | None) -> End:
+        """How the attempt ended and what it cost; a lost reply, or one that does not say, `most`."""
+        if isinstance(outcome, CallFailed):
+            if outcome.paid == "perhaps":
+                self.counts.uncertain += 1
+                return End(call.key, attempt, "uncertain", error=str(outcome), cost=most)
+            self.counts.failed += 1
+            return End(call.key, attempt, "failed", error=str(outcome), cost=None if most is None else 0)
         self.counts.answered += 1
-        tokens = usage_of(reply)
-        if tokens is None:
-            return most
-        self.counts.prompt_tokens += tokens[0]
-        self.counts.completion_tokens += tokens[1]
-        return self._cost(*tokens) if self._cost else None
+        cost = most
+        if tokens := usage_of(outcome):
+            self.counts.prompt_tokens += tokens[0]
+            self.counts.completion_tokens += tokens[1]
+            cost = self._cost(*tokens) if self._cost else None
+        return End(call.key, attempt, "answered", outcome, cost=cost)
 
     def _is_worth_retrying(self, error: BaseException) -> bool:
         if not isinstance(error, CallFailed):
