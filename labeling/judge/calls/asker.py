@@ -145,6 +145,8 @@ class Asker:
         except CallFailed as failure:
             if failure.then == "retry":
                 self._throttle.pushed_back(sent, failure.retry_after)
+            elif failure.then != "item" and not self._is_worth_retrying(failure):
+                self._stopping.set()  # no other call would do any better
             return attempt, failure
         self._throttle.answered()
         self._reached = True

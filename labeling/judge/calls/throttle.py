@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from aiolimiter import AsyncLimiter
 
 FIRST = 8  # calls in flight to begin with
-BURST = 0.1  # seconds: a limit on requests is kept in every such stretch, not only over a minute
+# seconds: a limit on requests is kept in every such stretch, not only over a minute. Much shorter, and what a busy
+# moment left unused would be lost: the limiter wakes those that wait one by one.
+BURST = 0.5
 
 
 class Throttle:
