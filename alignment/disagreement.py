@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from alignment.console import progress_bar
 from alignment.errors import AlignmentError
-from alignment.models import resolve
+from alignment.scorers import reward_folder
 from labeling.schema import Comparison
 from labeling.store import Store
 from labeling.views import ComparisonView
@@ -28,7 +28,7 @@ def rate_comparisons(store: Store, models: Sequence[str]) -> dict[str, Any]:
 
     models: reward model folders or runs; one is enough if it has several members.
     """
-    specs = [resolve(model) for model in models]
+    specs = [reward_folder(model) for model in models]
     scorer = open_scorer(specs[0] if len(specs) == 1 else specs)
     found: list[float] = []
     with progress_bar("rating", store.count_comparisons()) as advance:

@@ -12,8 +12,8 @@ from typing import Any
 from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.files import write_json
-from alignment.models import resolve
 from alignment.preferences import is_messages
+from alignment.scorers import reward_folder
 
 CHUNK = 2048  # rows sorted by length together, and kept together
 
@@ -27,7 +27,7 @@ def score_file(model: str, file: Path, out: Path) -> dict[str, Any]:
     """
     from reward.learned import LearnedScorer
 
-    folder = resolve(model)
+    folder = reward_folder(model)
     if not file.is_file():
         raise AlignmentError(f"no file {file}")
     partial = Partial(out, {"model": folder, "file": str(file.resolve()), "bytes": file.stat().st_size})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from alignment.models import resolve
+from alignment.models import is_adapter, know_adapter, resolve
 from reward.scorer import Scorer
 from reward.specs import Spec, Sum, open_scorer, with_folders
 
@@ -23,7 +23,15 @@ Reward = Annotated[
 
 def resolve_reward(spec: Spec) -> Spec:
     """`spec` with its run folders as the models in them. Raises AlignmentError for a folder without a model."""
-    return with_folders(spec, resolve)
+    return with_folders(spec, reward_folder)
+
+
+def reward_folder(given: str) -> str:
+    """The folder of the reward model that is meant, which `reward` can load from now on."""
+    folder = resolve(given)
+    if is_adapter(folder):
+        know_adapter(folder)  # by itself `reward` knows PEFT's own methods only
+    return folder
 
 
 def load_scorer(spec: Spec, device: str) -> Scorer:

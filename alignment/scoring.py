@@ -12,9 +12,9 @@ import numpy as np
 
 from alignment.console import progress_bar
 from alignment.errors import AlignmentError
-from alignment.models import resolve
 from alignment.preferences import load_preferences
 from alignment.prompts import read_rows
+from alignment.scorers import reward_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,7 +51,7 @@ def evaluate_reward(model: str, data: str, out: Path | None = None) -> dict[str,
     questions = read_benchmark(Path(data))
     if not questions and not Path(data).exists():
         load_preferences(data)  # says so before a model is loaded
-    scorer = LearnedScorer(resolve(model))
+    scorer = LearnedScorer(reward_folder(model))
     bins: list[Bin] = []
     if questions:
         figures = on_benchmark(scorer, *questions, data)
@@ -145,7 +145,7 @@ def calibrate_reward(model: str, data: str) -> dict[str, Any]:
     from reward.evaluate import calibration_error
     from reward.learned import LearnedScorer
 
-    folder = Path(resolve(model))
+    folder = Path(reward_folder(model))
     if not folder.is_dir():
         raise AlignmentError(f"{model} is no local folder to keep a card in: save the model in one first")
     scorer = LearnedScorer(folder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,21 @@ def test_what_is_saved_scores_as_it_did(
         losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels != -100])
     loss = torch.cat(losses).mean().item()
     assert figures["held_out_loss"] == pytest.approx(loss, abs=1e-4)
+
+
+def test_a_bottleneck_reward_model_scores_in_a_process_of_its_own(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """What trains such an adapter has let PEFT know of its kind; what only reads one must, too."""
+    assert align(words("reward", "houlsby", tiny_model, data, tmp_path / "run")) == 0
+    command = "from alignment.cli import main; main()"
+    arguments = ["reward", "score", str(tmp_path / "run"), str(data / "answers.jsonl")]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments, "--out", str(tmp_path / "scores.jsonl")],
+        capture_output=True, check=False, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 40
 
 
 def test_adalora_prunes_to_its_budget(tiny_model: Path, data: Path, tmp_path: Path) -> None:

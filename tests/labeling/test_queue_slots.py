@@ -10,7 +10,7 @@ from alembic.command import upgrade
 from sqlalchemy import insert, select, text
 
 from labeling.database import make_engine, parse
-from labeling.judge.judgements import record
+from labeling.judge.judgements import Judged, record
 from labeling.judge.verdict import Verdict
 from labeling.migrations import config
 from labeling.queue.claim import claim, next_open
@@ -84,12 +84,16 @@ def test_a_judge_leaves_its_doubt(store):
     items = add_items(store, 5)
     judge = store.annotator("judge", "judge")
     verdicts = [
-        Verdict("verdict", 0.9, True), Verdict("verdict", 0.25, True), Verdict("tie", 0.5, True),
-        Verdict("verdict", 0.6, False), Verdict("refused", reason="no"),
+        Verdict("verdict", 0.9, True, confidence=0.9), Verdict("verdict", 0.25, True, confidence=0.75),
+        Verdict("tie", 0.5, True, confidence=0.5), Verdict("verdict", 0.6, False, confidence=0.6),
+        Verdict("refused", reason="no"),
     ]  # fmt: skip
+    judged = [
+        Judged(item, judge, verdict, shown_order=[(0, 1), (1, 0)], call_keys=[str(number)])
+        for number, (item, verdict) in enumerate(zip(items, verdicts, strict=True))
+    ]
     with store.begin() as session:
-        for number, (item, verdict) in enumerate(zip(items, verdicts, strict=True)):
-            record(session, item, judge, verdict, [str(number)])
+        record(session, judged)
     with store.begin() as session:
         doubts = session.scalars(select(Comparison.doubt).order_by(Comparison.id)).all()
     assert doubts == pytest.approx([0.2, 0.5, 1.0, 1.0, 1.0])
