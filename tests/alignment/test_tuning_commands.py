@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from tests.alignment.ppo_config import write_ppo_config
 from tests.alignment.tuning_models import FAMILIES, write_model
 
 LN2 = math.log(2)
-RATE = {"lora_plus": 1e-3}  # its B learns 16 times as fast
+# B of LoRA+ learns 16 times as fast; scales alone, singular values that start at zero, and gates take longer
+RATE = {"lora_plus": 1e-3, "ia3": 1e-1, "adalora": 5e-2, "unipelt": 3e-2}
 AT_THE_BASE = {name for name, method in METHODS.items() if not method.prompt}
 
 
@@ -75,7 +77,8 @@ def check_stage(stage: str, method: str, model: Path, data: Path, folder: Path) 
     else:
         assert align(words(stage, method, model, data, run)) == 0
         losses = [row["loss"] for row in rows_of(run) if "loss" in row]
-        assert losses[-1] < losses[0]
+        few = max(1, len(losses) // 4)  # a single batch may be an easy one
+        assert fmean(losses[-few:]) < fmean(losses[:few])
         if stage == "dpo" and method in AT_THE_BASE:
             assert losses[0] == pytest.approx(LN2, abs=1e-3)
     if stage != "reward":
