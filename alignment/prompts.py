@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from alignment.console import note
 from alignment.errors import AlignmentError
 from alignment.files import write_text
+
+ROWS_AT_ONCE = 2048  # of a Parquet file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,12 +36,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL or Parquet file, in order."""
     if not path.is_file():
         raise AlignmentError(f"no file {path}")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
+    return list(parquet_rows(path) if path.suffix == ".parquet" else json_rows(path))
 
-        return list(pyarrow.parquet.read_table(path).to_pylist())
-    rows = []
-    with path.open(encoding="utf-8") as lines:
+
+def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise AlignmentError(f"{file} is not a whole Parquet file: {error}") from None
+
+
+def json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -47,14 +59,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise AlignmentError(
-                    f"{path}, line {number}: not valid JSON ({error.msg}); mend or remove it"
+                    f"{file}, line {number}: not valid JSON ({error.msg}); mend or remove it"
                 ) from None
             if not isinstance(row, dict):
                 raise AlignmentError(
-                    f"{path}, line {number}: a row must be an object, not {type(row).__name__}"
+                    f"{file}, line {number}: a row must be an object, not {type(row).__name__}"
                 )
-            rows.append(row)
-    return rows
+            yield row
 
 
 def _prompt(row: dict[str, Any], place: str) -> list[Message]:

@@ -13,6 +13,7 @@ from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.files import write_json
 from alignment.preferences import is_messages
+from alignment.prompts import json_rows, parquet_rows
 from alignment.scorers import reward_folder
 
 CHUNK = 2048  # rows sorted by length together, and kept together
@@ -104,35 +105,6 @@ class Partial:
 def numbered_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number from 1, row) of a JSONL or Parquet file, read as they are asked for; blank lines have no number."""
     return enumerate(parquet_rows(file) if file.suffix == ".parquet" else json_rows(file), 1)
-
-
-def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(CHUNK):
-            yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise AlignmentError(f"{file} is not a whole Parquet file: {error}") from None
-
-
-def json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AlignmentError(
-                    f"{file}, line {number}: not valid JSON ({error.msg}); mend or remove it"
-                ) from None
-            if not isinstance(row, dict):
-                raise AlignmentError(
-                    f"{file}, line {number}: a row must be an object, not {type(row).__name__}"
-                )
-            yield row
 
 
 def conversation(row: dict[str, Any], place: str) -> list[dict[str, str]]:

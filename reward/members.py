@@ -7,7 +7,6 @@ Letters: b = rows of a batch, t = its tokens, n = sequences, k = members, d = si
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,13 @@ from torch import Tensor
 
 from reward.errors import RewardError
 from reward.pairs import length_batches
+from reward.upper_layers import layers_from, lowest_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int], None]
 FIRST = "default"  # PEFT's name for the adapter that lies in the folder itself; others lie in folders of their name
-LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 def member_names(model: Any) -> list[str]:
@@ -108,8 +107,7 @@ def shared_layers(model: Any, names: Sequence[str]) -> int:
     if len(names) < 2:
         return 0
     adapted = [name for name, _ in model.named_parameters() if "lora_" in name]
-    layers = [int(found[1]) if (found := LAYER.search(name)) else 0 for name in adapted]
-    first = min(layers, default=0)
+    first = lowest_layer(adapted)
     return first if first and can_enter(model, names, first) else 0
 
 
@@ -126,22 +124,6 @@ def can_enter(model: Any, names: Sequence[str], first_layer: int) -> bool:
         return False
     allowed = 16 * torch.finfo(whole.dtype).eps * whole.abs().max().clamp(min=1)
     return bool((whole - entered).abs().max() <= allowed)
-
-
-@contextmanager
-def layers_from(transformer: Any, first_layer: int) -> Iterator[None]:
-    """Inside, the transformer consists of its upper layers only."""
-    config, every = transformer.config, transformer.layers
-    kinds = getattr(config, "layer_types", None)  # some models choose a layer's mask and rotation by these
-    try:
-        transformer.layers = every[first_layer:]
-        if kinds:
-            config.layer_types = kinds[first_layer:]
-        yield
-    finally:
-        transformer.layers = every
-        if kinds:
-            config.layer_types = kinds
 
 
 @contextmanager

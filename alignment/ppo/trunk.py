@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from alignment.ppo.packing import Packing, line_length, packed
 from alignment.ppo.sequences import Sequences
-from alignment.tuning.apply import LAYER
+from reward.upper_layers import layers_from, lowest_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +42,7 @@ class Shortcuts:
     def of(cls, model: PreTrainedModel, trained: Iterable[str] = ()) -> Shortcuts:
         """Those that leave `model`, of whose weights the ones named `trained` are, as it is."""
         found = cls(packed=same_states(model, cls(), cls(packed=True)))
-        split = cls(found.packed, first_trained_layer(trained))
+        split = cls(found.packed, lowest_layer(trained))
         return split if split.first_layer and same_states(model, found, split) else found
 
 
@@ -159,31 +159,6 @@ def lower_states(model: PreTrainedModel, batch: Sequences, shortcuts: Shortcuts)
     finally:
         hook.remove()
     return packing.rows(found[0]) if shortcuts.packed else found[0]
-
-
-@contextmanager
-def layers_from(transformer: Any, first_layer: int) -> Iterator[None]:
-    """Inside, the transformer consists of its upper layers only."""
-    if first_layer == 0:
-        yield
-        return
-    config, every = transformer.config, transformer.layers
-    kinds = getattr(config, "layer_types", None)  # some models choose a layer's mask and rotation by these
-    try:
-        transformer.layers = every[first_layer:]
-        if kinds:
-            config.layer_types = kinds[first_layer:]
-        yield
-    finally:
-        transformer.layers = every
-        if kinds:
-            config.layer_types = kinds
-
-
-def first_trained_layer(names: Iterable[str]) -> int:
-    """The lowest layer among these names of trained weights; 0 if one lies outside of the layers."""
-    layers = [int(found[1]) if (found := LAYER.search(name)) else 0 for name in names]
-    return min(layers, default=0)
 
 
 @torch.no_grad()

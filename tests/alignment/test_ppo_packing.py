@@ -18,11 +18,11 @@ from alignment.ppo.trunk import (
     WHOLE,
     Shortcuts,
     last_mlp_for,
-    layers_from,
     lower_states,
     response_states,
     trunk,
 )
+from reward.upper_layers import layers_from
 from tests.families import WINDOW, random_model
 
 # more than a group of four rows, in no order, answers of one token, one row three windows long

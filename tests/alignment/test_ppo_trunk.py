@@ -13,7 +13,8 @@ from alignment.ppo.build import build_actor_critic
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.logprobs import chosen_logprobs
 from alignment.ppo.sequences import join
-from alignment.ppo.trunk import WHOLE, Shortcuts, first_trained_layer, same_states
+from alignment.ppo.trunk import WHOLE, Shortcuts, same_states
+from reward.upper_layers import lowest_layer
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 RESPONSES = [[20, 21, 1], [22, 1], [23, 24, 25, 26]]
@@ -132,8 +133,8 @@ def test_adapters_everywhere_leave_nothing_to_run_once(tiny_model, batch):
 
 
 def test_the_first_trained_layer_by_name():
-    assert first_trained_layer(["m.layers.3.mlp.up.lora_A", "m.layers.2.q.lora_B"]) == 2
-    assert first_trained_layer(["m.layers.3.mlp.up.lora_A", "m.embed_tokens.lora_A"]) == 0
+    assert lowest_layer(["m.layers.3.mlp.up.lora_A", "m.layers.2.q.lora_B"]) == 2
+    assert lowest_layer(["m.layers.3.mlp.up.lora_A", "m.embed_tokens.lora_A"]) == 0
 
 
 def test_a_model_that_scales_its_embeddings_is_not_split(tiny_model):
