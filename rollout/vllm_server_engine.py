@@ -13,6 +13,7 @@ import torch
 from rollout.delivery import TOLERANCE
 from rollout.endpoint import is_loopback
 from rollout.errors import RolloutError
+from rollout.seeded import Seeded
 from rollout.server_client import START, Description, Reply, ServerClient, UnavailableError
 from rollout.server_policy import Adapter, Exchange, Part, Weights
 from rollout.server_pool import ServerPool, mean_difference
@@ -20,11 +21,10 @@ from rollout.transformers_engine import evaluating
 from rollout.types import Completion, Sampling, require_room
 from rollout.weights import has_adapters, is_four_bit
 
-SEEDS = 1 << 31
 PROBED = 16  # tokens, spread over the vocabulary, on which bases are compared
 
 
-class VllmServerEngine:
+class VllmServerEngine(Seeded):
     """Samples on vLLM servers, started by `align serve MODEL --for-training`.
 
     Every prompt is sampled with a seed of its own, drawn from the engine's generator, so that answers depend on the
@@ -68,8 +68,7 @@ class VllmServerEngine:
         self.stop_token_ids = list(stop_token_ids)
         self.timeout_seconds = timeout_seconds
         self.tell = tell
-        self.version = 0
-        self.generator = torch.Generator().manual_seed(seed)
+        super().__init__(seed)
         self._faults: dict[str, str] = {}
         self._parts: list[Part] = []  # of the policy, as delivered; none: the servers' own base
         self._knows_base = False
@@ -89,7 +88,7 @@ class VllmServerEngine:
         Raises RolloutError for a prompt that is empty or leaves no room in the context, and where no server answers.
         """
         require_room(prompt_ids, self.context)
-        seeds = torch.randint(SEEDS, (len(prompt_ids),), generator=self.generator).tolist()
+        seeds = self.request_seeds(len(prompt_ids))
         wanted = list(range(len(prompt_ids)) if rows is None else rows)
         settings = [request(sampling, self.stop_token_ids, seeds[row]) for row in wanted]
         prompts = [list(prompt_ids[row]) for row in wanted]
@@ -109,16 +108,6 @@ class VllmServerEngine:
         self._knows_base = True
         self.version += 1
         return self.version
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"version": self.version, "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = state["version"]
-        self.generator.set_state(state["generator"])
-
-    def reseed(self, seed: int) -> None:
-        self.generator.manual_seed(seed)
 
     def close(self) -> None:
         """Take the policy's adapter off the servers. Whole weights stay on them."""
