@@ -15,11 +15,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from rollout import RolloutError, Sampling, TransformersEngine
-from rollout.types import Completion
 
 pytest.importorskip("vllm")
 
 from rollout.vllm_engine import VllmEngine
+from tests.vllm.plain_forward import gap
 
 STOP = 1
 PROMPTS = [[5, 6, 7], [8], list(range(9, 60)), [15, 16], [9, 10, 11, 12, 13, 14]]
@@ -56,20 +56,6 @@ def policy(wide_model: Path) -> Policy:
         return model.eval()
 
     return make
-
-
-@torch.no_grad()
-def gap(
-    model: Any, prompts: list[list[int]], completions: list[Completion], temperature: float = 1.0
-) -> float:
-    """The largest difference, in nats, from plain forwards over prompt and answer."""
-    largest = 0.0
-    for prompt, c in zip(prompts, completions, strict=True):
-        tokens = torch.tensor(c.token_ids)
-        logits = model(torch.tensor([[*prompt, *c.token_ids]])).logits[0, len(prompt) - 1 : -1].float()
-        expected = (logits / temperature).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        largest = max(largest, float((torch.tensor(c.logprobs) - expected).abs().max()))
-    return largest
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

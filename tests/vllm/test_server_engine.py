@@ -26,9 +26,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from alignment.cli import run
 from alignment.runs import RunFolder
 from rollout import RolloutError, Sampling
-from rollout.types import Completion
 from rollout.vllm_server_engine import VllmServerEngine
 from tests.alignment.ppo_config import write_ppo_config, write_prompts
+from tests.vllm.plain_forward import gap
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.timeout(400)
@@ -124,19 +124,6 @@ def engine_on(wide_model: Path) -> Iterator[Callable[..., VllmServerEngine]]:
     yield make
     for engine in engines:
         engine.close()
-
-
-@torch.no_grad()
-def gap(
-    model: Any, prompts: list[list[int]], completions: list[Completion], temperature: float = 1.0
-) -> float:
-    """The largest difference, in nats, from plain forwards over prompt and answer."""
-    largest = 0.0
-    for prompt, c in zip(prompts, completions, strict=True):
-        logits = model(torch.tensor([[*prompt, *c.token_ids]])).logits[0, len(prompt) - 1 : -1] / temperature
-        expected = logits.log_softmax(-1).gather(-1, torch.tensor(c.token_ids)[:, None])[:, 0]
-        largest = max(largest, float((torch.tensor(c.logprobs) - expected).abs().max()))
-    return largest
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
