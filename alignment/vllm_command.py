@@ -123,6 +123,7 @@ def server_command(
         command += ["--max-model-len", str(max_model_len)]
     if not on_gpu():
         command += ["--enforce-eager", "--worker-extension-cls", "alignment.vllm_worker.CPUWorker"]
+        command += ["--no-enable-chunked-prefill"]  # a request with a seed does not survive it there
     return [*command, *extra]
 
 

@@ -126,6 +126,13 @@ def engine_on(wide_model: Path) -> Iterator[Callable[..., VllmServerEngine]]:
         engine.close()
 
 
+def test_more_prompts_than_a_step_holds(servers: Any, engine_on: Any) -> None:
+    """vLLM on a CPU does not survive a prompt with a seed that it takes in over two steps."""
+    engine = engine_on(servers)
+    completions = engine.generate([list(range(9, 60))] * 400, Sampling(max_new_tokens=2))
+    assert len(completions) == 400
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_an_adapter_is_delivered_again_and_again_and_is_exact(
     servers: Any, engine_on: Any, policy: Policy, temperature: float
