@@ -3,7 +3,8 @@
 Every side is a process of its own that has one random model in bfloat16 loaded and one thread to compute with; they
 work in turn, so that each figure is a ratio of neighbours. Prompts have 32 tokens. Answers are all of 64 tokens
 (`fixed`), or their lengths spread as people's do (`spread`: geometric, mean 32, at most 128): there `generate` waits
-for the longest. `vllm_adapter` samples with a LoRA adapter beside the weights, `vllm` with whole weights.
+for the longest. `vllm-adapter` and `vllm-server` sample with a LoRA adapter beside the weights, `vllm` with whole
+weights, all as delivered by `sync`.
 
 `sync` is one delivery of a policy with a LoRA adapter that has moved: the adapter alone, or merged as whole weights.
 `overlap` is an iteration of `align ppo` on a server on the same machine, with `overlap=0` and with 1: where the ratio
@@ -82,12 +83,12 @@ def one_thread() -> dict[str, str]:
 
 
 @contextmanager
-def serving(model: Path, rank: int) -> Iterator[str]:
-    """The address of `align serve` as PPO wants it, with adapters up to `rank`, or whole weights where it is 0."""
+def serving(model: Path) -> Iterator[str]:
+    """The address of `align serve` as PPO wants it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [*ALIGN, "serve", str(model), "--for-training", "--lora-rank", str(rank), "--port", str(port)]
+    command = [*ALIGN, "serve", str(model), "--for-training", "--lora-rank", str(RANK), "--port", str(port)]
     server = subprocess.Popen(command, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert server.stdout
@@ -138,7 +139,7 @@ def measure(quick: bool) -> dict[str, Figure]:
 
 def compare(model: Path, rounds: int) -> dict[str, Figure]:
     with ExitStack() as stack:
-        url = stack.enter_context(serving(model, rank=0))
+        url = stack.enter_context(serving(model))
         sides = {name: Side(name, model, url) for name in SIDES}
         for side in sides.values():
             stack.callback(side.close)
@@ -186,7 +187,7 @@ def overlap(folder: Path, name: str, rounds: int) -> dict[str, Figure]:
     keys = {"prompts": prompts, "policy.path": model, "reward": "length:words", "sampling.max_new_tokens": 64}
     keys |= {"engine": "vllm-server", "iterations": 6, "episodes": 64, "epochs": 2, "tuning.rank": RANK}
     seconds: dict[int, list[float]] = {0: [], 1: []}
-    with serving(model, rank=RANK) as url:
+    with serving(model) as url:
         for turn, ahead in itertools.product(range(rounds), seconds):
             run_folder = folder / f"ppo-{turn}-{ahead}"
             settings = keys | {"run": run_folder, "vllm.urls": f"[{url}]", "overlap": ahead}

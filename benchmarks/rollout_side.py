@@ -1,8 +1,8 @@
 """One side of `benchmarks.rollout_engines`: a process that holds one model in one engine and does jobs, a line each.
 
 `python -m benchmarks.rollout_side ENGINE MODEL [URL]`: ENGINE is generate (plain `model.generate`), transformers,
-vllm (whole weights), vllm-adapter (a LoRA adapter beside them) or vllm-server. A job is a JSON line on standard
-input, its outcome one on standard output.
+vllm (whole weights), vllm-adapter or vllm-server (a LoRA adapter beside them). A job is a JSON line on standard input,
+its outcome one on standard output.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def build(name: str, path: str, url: str | None) -> RolloutEngine:
     if name == "vllm-server":
         from rollout.vllm_server_engine import VllmServerEngine
 
-        return VllmServerEngine([str(url)], path, ())
+        return VllmServerEngine([str(url)], path, (), adapter_rank=RANK)
     from rollout.vllm_engine import VllmEngine
 
     rank = RANK if name == "vllm-adapter" else None
@@ -131,6 +131,8 @@ def main(name: str, path: str, url: str | None = None) -> None:
     engine = None if name == "generate" else build(name, path, url)
     answer = plain_generate(path) if engine is None else of_engine(engine)
     policy = tuned(load(path)) if engine is not None and engine.copies else None
+    if engine is not None and policy is not None:
+        deliver(engine, policy)  # so that it samples as in training
     print(json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
