@@ -2,9 +2,10 @@
 
 `python -m benchmarks.ppo_gpu --json FILE` makes models of two well-known shapes with random weights (no answer ever
 ends, so every one has as many tokens as are allowed), and runs three sides on each, every one in a process of its own:
-our trainer with LoRA in bfloat16, LoRA supervised fine-tuning in a plain loop of Transformers and PEFT on the same rows
-(for its memory), and TRL 1.12's PPOTrainer. TRL comes from the interpreter that ALIGN_TRL_PYTHON names, else from an
-environment that is made once. A side that does not fit is recorded as such, with the memory it asked for.
+our trainer with LoRA in bfloat16 and fused kernels (`align[gpu]`), LoRA supervised fine-tuning in a plain loop of
+Transformers and PEFT on the same rows (for its memory), and TRL 1.12's PPOTrainer. TRL comes from the interpreter that
+ALIGN_TRL_PYTHON names, else from an environment that is made once. A side that does not fit is recorded as such, with
+the memory it asked for.
 
 MFU is the floating-point operations that an update needs over those that the GPU does at its best: the linear layers
 once forwards and once backwards (their weights are frozen), adapters with their own gradients, causal attention, the
@@ -51,16 +52,18 @@ class Work:
     microbatch: int = 16
     iterations: int = 3
     rank: int = 16
+    trl_iterations: int = 2  # the first is not counted on either side
     trl_rows: int = 64  # that TRL generates for and looks at together: as many as fit
+    trl_microbatch: int = 64  # at most a minibatch; where less, TRL's optimizer steps once an epoch
 
 
 WORKS = {
     # the shape of Qwen2.5-0.5B
     "0.5b": Work(896, 24, 4864, 14, 2, 151_936, True),
     # the shape of Qwen2.5-7B
-    "7b": Work(3584, 28, 18_944, 28, 4, 152_064, False, microbatch=16, trl_rows=16),
+    "7b": Work(3584, 28, 18_944, 28, 4, 152_064, False, trl_rows=32, trl_microbatch=4),
 }
-QUICK = {"tiny": Work(64, 2, 128, 4, 2, 512, True, 8, 6, 12, 8, 1, 2, 4, 2, 4)}
+QUICK = {"tiny": Work(64, 2, 128, 4, 2, 512, True, 8, 6, 12, 8, 1, 2, 4, 2, 4, 2, 8, 8)}
 
 
 def update_operations(work: Work, prompt_lengths: list[int]) -> float:
@@ -101,6 +104,7 @@ def compare(model: Path, work: Work) -> dict[str, Figure]:
         "train": work.epochs * tokens,
     }
     figures: dict[str, Figure] = {
+        "device": ours["device"],
         "weights": ours["weights"],
         "iteration_s": whole,
         **{f"{phase}_s": spent for phase, spent in seconds.items()},

@@ -105,7 +105,7 @@ def matmul_tflops(size: int = 8192) -> float:
 def ours(model: str, work: Work) -> dict[str, Any]:
     from alignment.config import load_config
     from alignment.models import load_tokenizer
-    from alignment.ppo.build import build_actor_critic
+    from alignment.ppo.build import build_actor_critic, place
     from alignment.ppo.config import PPOConfig
     from alignment.ppo.trainer import PPOTrainer
     from alignment.prompts import EncodedPrompt
@@ -128,7 +128,7 @@ def ours(model: str, work: Work) -> dict[str, Any]:
     config = load_config(PPOConfig, None, [f"{key}={value}" for key, value in keys.items()])
     tokenizer = load_tokenizer(model)
     models, _ = build_actor_critic(config)
-    models.to(DEVICE)
+    place(models, config, DEVICE)
     asked = [
         EncodedPrompt(row, [{"role": "user", "content": ""}], p) for row, p in enumerate(prompts(work), 1)
     ]

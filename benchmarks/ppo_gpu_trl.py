@@ -47,7 +47,7 @@ def now() -> float:
 
 def main(model: str, work: dict) -> None:
     draw = torch.Generator().manual_seed(0)
-    count = work["episodes"] * work["iterations"]
+    count = work["episodes"] * work["trl_iterations"]
     lengths = torch.randint(work["shortest_prompt"], work["longest_prompt"] + 1, (count,), generator=draw)
     rows = [torch.randint(4, work["vocabulary"], (int(n),), generator=draw).tolist() for n in lengths]
     prompts = Dataset.from_dict({"input_ids": rows})
@@ -57,8 +57,8 @@ def main(model: str, work: dict) -> None:
     config = PPOConfig(
         output_dir=tempfile.mkdtemp(),
         learning_rate=1e-5,
-        per_device_train_batch_size=work["episodes"],
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=work["trl_microbatch"],
+        gradient_accumulation_steps=work["episodes"] // work["trl_microbatch"],
         num_mini_batches=work["minibatches"],
         num_ppo_epochs=work["epochs"],
         total_episodes=count,

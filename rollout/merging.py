@@ -43,7 +43,7 @@ def mergeable(layer: Any) -> bool:
         and type(base) is nn.Linear
         and type(base.weight) is nn.Parameter
         and type(base.weight.data) is torch.Tensor
-        and all(getattr(variant, "plain", False) for variant in layer.lora_variant.values())
+        and not layer.lora_variant
         and not (
             layer.disable_adapters or layer.merged or layer.fan_in_fan_out or any(layer.lora_bias.values())
         )

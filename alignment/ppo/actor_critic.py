@@ -42,6 +42,10 @@ class ActorCritic(nn.Module, ABC):
         """The causal model under the policy, whose head reads the policy's hidden states."""
 
     @abstractmethod
+    def trunks(self) -> list[PreTrainedModel]:
+        """Every model whose layers these roles run through."""
+
+    @abstractmethod
     def policy_states(self, batch: Sequences) -> Tensor:
         """Hidden states (n, d) of the policy before each response token."""
 
@@ -121,9 +125,17 @@ class AdapterActorCritic(ActorCritic):
     def language_model(self) -> PreTrainedModel:
         return self.model.get_base_model()
 
+    def trunks(self) -> list[PreTrainedModel]:
+        return [self.language_model]
+
     def policy(self) -> PreTrainedModel:
-        self.model.set_adapter(POLICY)
+        self.activate(POLICY)
         return self.model
+
+    def activate(self, adapter: str) -> None:
+        """Switch to `adapter`. PEFT goes through every module for it, which a GPU would wait for at each microbatch."""
+        if self.model.active_adapter != adapter:
+            self.model.set_adapter(adapter)
 
     def prepare(self, batch: Sequences) -> Sequences:
         if not self.shortcuts.first_layer:
@@ -137,7 +149,7 @@ class AdapterActorCritic(ActorCritic):
         return self._states(CRITIC, batch)
 
     def _states(self, adapter: str, batch: Sequences) -> Tensor:
-        self.model.set_adapter(adapter)
+        self.activate(adapter)
         return response_states(self.language_model, batch, self.shortcuts)
 
     @torch.no_grad()
@@ -196,6 +208,9 @@ class FullActorCritic(ActorCritic):
 
     def policy(self) -> PreTrainedModel:
         return self.policy_model
+
+    def trunks(self) -> list[PreTrainedModel]:
+        return [m for m in (self.policy_model, self.reference, self.critic) if m is not None]
 
     def policy_states(self, batch: Sequences) -> Tensor:
         return response_states(self.policy_model, batch, self.shortcuts)

@@ -21,6 +21,7 @@ from alignment.ppo.actor_critic import (
     disable_dropout,
 )
 from alignment.ppo.config import PPOConfig
+from alignment.ppo.kernels import fuse_layers
 from alignment.ppo.low_rank import fuse_adapters
 from alignment.ppo.processes import world_size
 from alignment.ppo.sharding import split_layers
@@ -47,6 +48,13 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
         split_layers(models)
         line += f"; layers split over {world_size()} processes"
     return models, line
+
+
+def place(models: ActorCritic, config: PPOConfig, device: torch.device) -> None:
+    """Move the models to where they compute; on a GPU their layers get its kernels."""
+    models.to(device)
+    if device.type == "cuda" and not (config.reference_on_cpu or config.shard):
+        fuse_layers(models.trunks())
 
 
 def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:

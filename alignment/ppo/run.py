@@ -143,7 +143,7 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     """Models, engine, scorer and prompts of a run, on the device that accelerate finds."""
     from accelerate import Accelerator
 
-    from alignment.ppo.build import build_actor_critic
+    from alignment.ppo.build import build_actor_critic, place
     from alignment.ppo.trainer import PPOTrainer
 
     device = Accelerator().device
@@ -153,7 +153,7 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     tokenizer = load_tokenizer(config.policy.path)
     models, line = build_actor_critic(config)
     note(f"PPO: {line}")
-    models.to(device)
+    place(models, config, device)
     policy = models.policy()
     engine = build_engine(
         config.engine,

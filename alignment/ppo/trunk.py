@@ -127,11 +127,14 @@ def last_mlp_for(transformer: Any, wanted: Tensor) -> Iterator[None]:
         places = pad(wanted, [0, line_length(n, line.dtype, line.device) - n])
         return torch.zeros_like(line).index_copy(1, wanted, whole(line.index_select(1, places))[:, :n])
 
+    own = vars(mlp).get("forward")  # of this module alone, where one of its own has been given to it
     mlp.forward = some
     try:
         yield
     finally:
         del mlp.forward
+        if own is not None:
+            mlp.forward = own
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""LoRA in two products against PEFT's own forward and backward, and PEFT's folders and names left as they are."""
+"""A layer and its LoRA as one operation against PEFT's own; PEFT's folders and names are left as they are."""
 
 import copy
 from itertools import pairwise
@@ -11,17 +11,16 @@ from peft import PeftModel
 from torch import nn
 
 from alignment.models import frozen_dtype, load_policy
-from alignment.ppo.actor_critic import CRITIC, POLICY
 from alignment.ppo.build import build_actor_critic
 from alignment.ppo.config import PPOConfig
-from alignment.ppo.low_rank import Fused, LowRankUpdate, fuse_adapters
+from alignment.ppo.low_rank import AdaptedLinear, adapted_forward, fuse_adapters
 from tests.families import adapted, random_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
 
 
 def fused_layers(model):
-    return [m for m in model.modules() if Fused in getattr(m, "lora_variant", {}).values()]
+    return [m for m in model.modules() if getattr(m.forward, "func", None) is adapted_forward]
 
 
 def logits_and_gradients(model):
@@ -50,34 +49,29 @@ def assert_alike(model, plain, tolerance=1e-5):
     st.integers(1, 5),
     st.integers(1, 3),
     st.booleans(),
+    st.booleans(),
 )
-def test_the_gradient_is_that_of_the_formula(outer, inputs, outputs, rank, input_learns):
+def test_the_gradient_is_that_of_the_formula(outer, inputs, outputs, rank, input_learns, has_bias):
     torch.manual_seed(0)
     x = torch.randn(*outer, inputs, dtype=torch.float64, requires_grad=input_learns)
-    y = torch.randn(*outer, outputs, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(outputs, inputs, dtype=torch.float64)
+    bias = torch.randn(outputs, dtype=torch.float64) if has_bias else None
     a = torch.randn(rank, inputs, dtype=torch.float64, requires_grad=True)
     b = torch.randn(outputs, rank, dtype=torch.float64, requires_grad=True)
 
-    def update(y, x, a, b):
-        return LowRankUpdate.apply(y.clone(), x, a, b, 1.7)  # it overwrites its first argument
+    def layer(x, a, b):
+        return AdaptedLinear.apply(x, weight, bias, a, b, 1.7)
 
-    torch.testing.assert_close(update(y, x, a, b), y + 1.7 * x @ a.T @ b.T)
-    assert torch.autograd.gradcheck(update, (y, x, a, b))
+    expected = x @ weight.T + (0 if bias is None else bias) + 1.7 * x @ a.T @ b.T
+    torch.testing.assert_close(layer(x, a, b), expected)
+    assert torch.autograd.gradcheck(layer, (x, a, b))
 
 
-def test_the_update_by_hand():
-    y = torch.tensor([[1.0, 1.0]])
+def test_the_layer_by_hand():
     x, a, b = torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, -1.0]]), torch.tensor([[10.0], [20.0]])
-    found = LowRankUpdate.apply(y, x, a, b, 0.5)
-    assert found.tolist() == [[-4.0, -9.0]]  # x A^T = -1; half of it times B
-    assert found.data_ptr() == y.data_ptr()
-
-
-def test_what_is_a_view_is_left_alone():
-    y = torch.ones(1, 1, 2)[0]
-    x, a, b = torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, -1.0]]), torch.tensor([[10.0], [20.0]])
-    assert LowRankUpdate.apply(y, x, a, b, 0.5).tolist() == [[-4.0, -9.0]]
-    assert y.tolist() == [[1.0, 1.0]]
+    weight, bias = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([0.5, 0.0])
+    found = AdaptedLinear.apply(x, weight, bias, a, b, 0.5)
+    assert found.tolist() == [[2.5 - 5.0, 5.0 - 10.0]]  # x A^T = -1; half of it times B
 
 
 def test_inputs_that_are_not_contiguous():
@@ -85,8 +79,21 @@ def test_inputs_that_are_not_contiguous():
     a, b = torch.randn(2, 3), torch.randn(6, 2)
     linear = nn.Linear(3, 6, bias=False)
     torch.testing.assert_close(
-        LowRankUpdate.apply(linear(x), x, a, b, 2.0), linear(x) + 2 * x @ a.T @ b.T, atol=1e-5, rtol=1e-5
+        AdaptedLinear.apply(x, linear.weight.detach(), None, a, b, 2.0),
+        linear(x) + 2 * x @ a.T @ b.T,
+        atol=1e-5,
+        rtol=1e-5,
     )
+
+
+def test_weights_that_learn_are_pefts():
+    """The fused layer knows no gradient of W: a base that is tuned beside its adapters must still get one."""
+    plain = adapted()
+    model = copy.deepcopy(plain)
+    fuse_adapters(model)
+    for one in (plain, model):
+        one.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight.requires_grad_(True)
+    assert_alike(model, plain)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])  # qwen2's projections have biases
@@ -186,7 +193,6 @@ def actor_critic(path, dtype, **tuning):
 def test_a_ppo_policy_is_fused_and_saved_as_ever(tiny_model, tmp_path):
     models = actor_critic(tiny_model, "float32", rank=4, alpha=8)
     assert len(fused_layers(models.model)) == 2 * 7
-    assert all(layer.lora_variant.keys() == {POLICY, CRITIC} for layer in fused_layers(models.model))
     with torch.no_grad():
         for parameter in models.policy_parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
