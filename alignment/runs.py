@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -40,7 +41,7 @@ class RunFolder:
     def create(cls, path: Path, config: BaseModel, *, overwrite: bool = False) -> RunFolder:
         """A new run folder. Raises AlignmentError if one is there already and `overwrite` is off."""
         run = cls(path)
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not is_blank(path):
             if not overwrite:
                 raise AlignmentError(
                     f"run folder {path} already exists: choose another `run`, continue it with --resume "
@@ -55,11 +56,14 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path, config: BaseModel, *, may_change: Collection[str] = ()) -> RunFolder:
-        """The run at `path`, to go on with; keys in `may_change` take their new value.
+        """The run at `path`, to go on with; keys in `may_change` take their new value. A folder that was killed
+        before it had its config is begun anew.
 
         Raises ConfigError where any other key differs: a resumed run must be the same run.
         """
         run = cls(path)
+        if is_blank(path):
+            return cls.create(path, config)
         if not (path / "config.yaml").exists():
             raise AlignmentError(f"{path} is not a run folder (no config.yaml in it): nothing to resume")
         changed = run.changed_keys(config)
@@ -114,3 +118,8 @@ class RunFolder:
     @property
     def summary(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "summary.json").read_text(encoding="utf-8")))
+
+
+def is_blank(path: Path) -> bool:
+    """Whether nothing is in the folder but a config that a kill kept from its name."""
+    return path.is_dir() and all(re.fullmatch(r"\.config\.yaml\..*\.tmp", p.name) for p in path.iterdir())

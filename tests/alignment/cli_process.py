@@ -14,9 +14,12 @@ HEAVY = [
     "transformers",
     "transformers.models.llama.modeling_llama",
     "alignment.cli",
+    "alignment.dpo.trainer",
     "alignment.ppo.build",
     "alignment.ppo.run",
     "alignment.ppo.trainer",
+    "alignment.rollouts",
+    "labeling.judge.job",
     "reward.learned",
 ]
 

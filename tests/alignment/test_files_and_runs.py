@@ -77,6 +77,23 @@ def test_an_existing_run_is_not_overwritten_unasked(tmp_path):
     assert "seed: 3" in (path / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("left", [[], [".config.yaml.17.tmp"]])
+def test_a_run_killed_before_it_had_its_config_can_be_begun_and_resumed(tmp_path, left):
+    for name, begin in (("again", RunFolder.create), ("resumed", RunFolder.resume)):
+        path = tmp_path / name
+        path.mkdir()
+        for leftover in left:
+            (path / leftover).write_text("see")
+        begin(path, Settings(seed=3))
+        assert "seed: 3" in (path / "config.yaml").read_text()
+
+
+def test_what_is_no_run_folder_is_not_resumed(tmp_path):
+    (tmp_path / "precious.txt").write_text("keep me")
+    with pytest.raises(AlignmentError, match="nothing to resume"):
+        RunFolder.resume(tmp_path, Settings())
+
+
 def test_only_a_run_folder_is_ever_removed(tmp_path):
     (tmp_path / "precious.txt").write_text("keep me")
     with pytest.raises(AlignmentError, match="is not a run folder"):
