@@ -62,6 +62,54 @@ def import_(
 
 
 @app.command()
+def clean(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files in any format that import recognises.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON lines file of the rows that stay.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", help="Evaluation files: rows that share a run of words with them leave."),
+    ] = None,
+    near: Annotated[
+        float, typer.Option(help="Rows this alike (Jaccard similarity of 3-word runs) are near duplicates.")
+    ] = 0.8,
+    exact_only: Annotated[
+        bool, typer.Option("--exact-only", help="Let near duplicates stay; takes less memory and time.")
+    ] = False,
+    min_words: Annotated[
+        int, typer.Option(min=0, help="Of the whole row; a Chinese character is a word.")
+    ] = 1,
+    max_words: Annotated[int | None, typer.Option(min=1, help="Of the whole row.")] = None,
+    script: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep rows with half of their words in these: latin, han, kana, cyrillic, ..."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it is there.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Leave out duplicates, near duplicates, other lengths and scripts, and what an evaluation asks.
+
+    Rows that stay are written as they are; rows that leave go to OUT.rejects.jsonl with the reason.
+
+    Example: [bold]align data clean a.jsonl b.parquet --out clean.jsonl --against test.jsonl --script han[/bold]
+    """
+    from alignment.console import note, output, print_json, progress_bar
+    from alignment.data_cleaning import CleaningRules, clean_files
+
+    rules = CleaningRules(None if exact_only else near, min_words, max_words, script or ())
+    with progress_bar("cleaning", None) as advance:
+        report = clean_files(
+            files, out, rules, against=against or (), overwrite=overwrite, progress=advance
+        )  # fmt: skip
+    if as_json:
+        print_json(report.as_dict())
+        return
+    output.print(report.as_table())
+    note(f"clean: {report.total('kept')} rows in {out}; the others, with reasons, in {report.rejects}")
+
+
+@app.command()
 def snapshot(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder of snapshots; each gets its own in it.")

@@ -72,7 +72,7 @@ def read_file(path: Path) -> Iterator[Raw]:
     except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:  # pyarrow's are among these
         line = str(error).partition("\n")[0]
         if number:
-            line += f" (after row {number}; the rows up to there are imported)"
+            line += f" (after row {number}; the rows up to there are whole)"
         raise LabelingError(f"{path} cannot be read: {line}") from None
 
 
