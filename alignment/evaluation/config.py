@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from alignment.config import Section
+from alignment.evaluation.metrics import Metric
 from alignment.models import Dtype
 from alignment.scorers import Reward
 from rollout.types import Sampling
@@ -22,6 +23,13 @@ class EvalConfig(Section):
     sampling: Sampling = Sampling()
     check: str | None = Field(
         None, description="task metric package.module:function, (prompt, answer) -> {name: number}"
+    )
+    metrics: list[Metric] = Field(
+        [],
+        description="task metrics against the right answers in `reference_column`, e.g. [exact_match, rouge_l]",
+    )
+    reference_column: str = Field(
+        "reference", description="the column of `prompts` with the right answer, or a list of several"
     )
     reward: Reward | None = None
     dtype: Dtype = "auto"

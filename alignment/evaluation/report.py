@@ -9,6 +9,7 @@ from typing import Any
 from alignment import plots
 from alignment.config import to_yaml
 from alignment.evaluation.config import EvalConfig
+from alignment.evaluation.metrics import METRICS
 from alignment.report import (
     Answer,
     Examples,
@@ -24,9 +25,27 @@ from alignment.report import (
     write_report,
 )
 
-SHARES = {"success", "complete", "faithful", "polite", "wellformed", "truncated"}  # shown in percent
-LEAD_METRICS = ("success", "quality", "reward")  # the first of these that was measured is the headline
-NAMES = {"kl": "KL (nats)", "kl_k3": "KL, k3 (nats)", "length": "length (tokens)", "success": "fully right"}
+SHARES = {"success", "complete", "faithful", "polite", "wellformed", "truncated", "exact_match"}  # in percent
+CHECKED = ("complete", "faithful", "polite", "wellformed")  # by the demo's checks; what a wrong answer lacks
+LEAD_METRICS = (
+    "success",
+    "quality",
+    "reward",
+    *METRICS,
+)  # the first of these that was measured is the headline
+NAMES = {
+    "kl": "KL (nats)",
+    "kl_k3": "KL, k3 (nats)",
+    "length": "length (tokens)",
+    "success": "fully right",
+    "exact_match": "exact match",
+    "f1": "F1 of words",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+}
 
 
 def write_evaluation_report(
@@ -45,9 +64,14 @@ def write_evaluation_report(
         comparison_plots(figures, names),
         *win_rates(figures, names),
         examples(rows, names, config.examples),
-        Facts("Made with", versions(), {"config.yaml": to_yaml(config)}),
+        Facts("Made with", versions() | signatures(figures), {"config.yaml": to_yaml(config)}),
     ]
     write_report(path, f"Evaluation: {', '.join(names)}", lead, sections)
+
+
+def signatures(figures: Mapping[str, Any]) -> dict[str, str]:
+    """How sacrebleu's metrics were computed, in its own words."""
+    return {NAMES[m]: figures[f"signature.{m}"] for m in ("bleu", "chrf") if f"signature.{m}" in figures}
 
 
 def metrics_of(figures: Mapping[str, Any], name: str) -> list[str]:
@@ -147,11 +171,14 @@ def examples(rows: Sequence[Mapping[str, Any]], names: Sequence[str], count: int
 def as_answer(name: str, row: Mapping[str, Any]) -> Answer:
     text = row["answer"] or "(empty)"
     if "success" not in row:
-        return Answer(name, text, f"reward {number(row['reward'])}" if "reward" in row else "")
-    faults = [metric for metric in SHARES if row.get(metric) == 0 and metric not in ("success", "truncated")]
+        measured = next((metric for metric in LEAD_METRICS if metric in row), None)
+        return Answer(
+            name, text, f"{NAMES.get(measured, measured)} {number(row[measured])}" if measured else ""
+        )
+    faults = [metric for metric in CHECKED if row.get(metric) == 0]
     if row["success"]:
         return Answer(name, text, "fully right", True)
-    return Answer(name, text, "not " + ", ".join(sorted(faults)) if faults else "not right", False)
+    return Answer(name, text, "not " + ", ".join(faults) if faults else "not right", False)
 
 
 def conversation(messages: Sequence[Mapping[str, str]]) -> str:

@@ -5,6 +5,7 @@ Letters: p = prompts, s = samples of each prompt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,22 @@ def bootstrap_ratio(above: Array, below: Array, *, seed: int = 0, resamples: int
             ratios.append(above[drawn].sum() / below[drawn].sum())
     low, high = np.quantile(ratios, [0.025, 0.975])
     return Estimate(float(np.sum(above) / np.sum(below)), float(low), float(high))
+
+
+def bootstrap_sums(
+    sums: Array, value: Callable[[Array], float], *, seed: int = 0, resamples: int = 2000
+) -> Estimate:
+    """A figure of a whole corpus with its 95% interval over prompts.
+
+    sums: (p, k), what each prompt adds to the k counts that `value` makes the figure of. Raises ValueError if
+    empty.
+    """
+    if not len(sums):
+        raise ValueError("nothing to count")
+    rng = np.random.default_rng(seed)
+    drawn = (sums[rng.integers(len(sums), size=len(sums))].sum(axis=0) for _ in range(resamples))
+    low, high = np.quantile([value(counts) for counts in drawn], [0.025, 0.975])
+    return Estimate(float(value(sums.sum(axis=0))), float(low), float(high))
 
 
 def wins(ours: Array, theirs: Array) -> Array:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from alignment.errors import AlignmentError, ConfigError
 from alignment.evaluation.config import EvalConfig
-from alignment.evaluation.run import evaluate, load_check, plan
+from alignment.evaluation.measures import load_check
+from alignment.evaluation.run import evaluate, plan
 from alignment.evaluation.sampling import Shelf
 from alignment.evaluation.statistics import bootstrap_mean, bootstrap_ratio, kl_estimates, ordered_alike, wins
 from alignment.models import load_policy, load_tokenizer

@@ -1,0 +1,79 @@
+"""From measured answers to summary.json: flat figures, each mean with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.evaluation.config import EvalConfig
+from alignment.evaluation.metrics import TaskMetrics
+from alignment.evaluation.sampling import Answer
+from alignment.evaluation.statistics import (
+    Array,
+    Estimate,
+    bootstrap_mean,
+    bootstrap_ratio,
+    ordered_alike,
+    wins,
+)
+
+Figures = dict[str, Any]
+
+
+def summarize(config: EvalConfig, answers: Sequence[Answer], task: TaskMetrics | None = None) -> Figures:
+    """Flat figures: NAME.METRIC with NAME.METRIC.low and .high; by the metric `quality` also win.ONE.OTHER and,
+    where there is a reward model, reward.accuracy."""
+    figures: Figures = {}
+    quality: dict[str, Array] = {}
+    for name in config.policies:
+        mine = [a for a in answers if a.policy == name]
+        corpus = task.of_corpus(*texts_and_rows(mine), config.samples, config.seed) if task else {}
+        for metric in mine[0].metrics:
+            values = np.array([a.metrics[metric] for a in mine]).reshape(-1, config.samples)
+            put(
+                figures,
+                f"{name}.{metric}",
+                corpus[metric] if metric in corpus else bootstrap_mean(values, seed=config.seed),
+            )
+            if metric == "quality":
+                quality[name] = values
+        figures[f"{name}.answers"] = len(mine)
+    names = list(quality)
+    for i, one in enumerate(names):
+        for other in names[:i]:
+            put(
+                figures,
+                f"win.{one}.{other}",
+                bootstrap_mean(wins(quality[one], quality[other]), seed=config.seed),
+            )
+    if config.reward and quality:
+        rewards = np.array([a.metrics["reward"] for a in answers if a.policy == config.reference])
+        put_reward_accuracy(
+            figures, rewards.reshape(-1, config.samples), quality[config.reference], config.seed
+        )
+    if task:
+        figures |= {f"signature.{name}": signature for name, signature in task.signatures().items()}
+    return figures
+
+
+def texts_and_rows(answers: Sequence[Answer]) -> tuple[list[str], list[int]]:
+    return [a.text for a in answers], [a.prompt.row for a in answers]
+
+
+def put_reward_accuracy(figures: Figures, rewards: Array, quality: Array, seed: int) -> None:
+    """How often the reward model orders two answers of the reference policy as the check does.
+
+    rewards, quality: (prompts, samples). Pairs of one prompt that the check finds equal say nothing; a prompt
+    counts by how many pairs it has that do.
+    """
+    agreed, pairs = ordered_alike(rewards, quality)
+    if pairs.sum():
+        put(figures, "reward.accuracy", bootstrap_ratio(agreed, pairs, seed=seed))
+    figures["reward.pairs"] = int(pairs.sum())
+
+
+def put(figures: Figures, key: str, estimate: Estimate) -> None:
+    figures[key] = estimate.mean
+    figures[f"{key}.low"], figures[f"{key}.high"] = estimate.low, estimate.high

@@ -1,0 +1,75 @@
+"""What is measured of single answers: a check of the user's own, task metrics, a reward model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+
+from alignment.console import progress_bar
+from alignment.errors import AlignmentError, ConfigError
+from alignment.evaluation.config import EvalConfig
+from alignment.evaluation.metrics import TaskMetrics, load_references
+from alignment.evaluation.sampling import Answer
+from alignment.prompts import Message
+from alignment.rollouts import device
+from alignment.scorers import load_scorer
+from reward.specs import Spec
+
+Check = Callable[[list[Message], str], dict[str, float]]
+
+
+def load_check(dotted: str) -> Check:
+    """The function that `package.module:function` names. Raises ConfigError if there is none."""
+    module, _, name = dotted.partition(":")
+    try:
+        check = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"check: cannot import {dotted} ({error})") from error
+    if not callable(check):
+        raise ConfigError(f"check: {dotted} is not a function")
+    return check  # type: ignore[no-any-return]
+
+
+def load_task_metrics(config: EvalConfig) -> TaskMetrics | None:
+    """Raises AlignmentError for a prompt without a right answer."""
+    if not config.metrics:
+        return None
+    return TaskMetrics(config.metrics, load_references(config.prompts, config.reference_column, config.limit))
+
+
+def measure(
+    config: EvalConfig, answers: Sequence[Answer], check: Check | None, task: TaskMetrics | None
+) -> None:
+    """Puts into each answer's `metrics` what the config asks for."""
+    for answer in answers:
+        answer.metrics["length"] = float(len(answer.completion.token_ids))
+        answer.metrics["truncated"] = float(answer.completion.finish_reason == "length")
+        if task:
+            answer.metrics |= task.of_answer(answer.text, answer.prompt.row)
+        if check:
+            answer.metrics |= checked(check, config, answer)
+    if config.reward:
+        add_rewards(config.reward, config.batch_size, answers)
+
+
+def checked(check: Check, config: EvalConfig, answer: Answer) -> dict[str, float]:
+    figures = check(answer.prompt.messages, answer.text)
+    taken = figures.keys() & answer.metrics.keys()
+    if taken:
+        raise AlignmentError(
+            f"check {config.check} gives {', '.join(sorted(taken))}, which align eval measures"
+        )
+    return {name: float(value) for name, value in figures.items()}
+
+
+def add_rewards(reward: Spec, batch_size: int, answers: Sequence[Answer]) -> None:
+    scorer = load_scorer(reward, device())
+    with progress_bar("reward", len(answers)) as advance:
+        for start in range(0, len(answers), batch_size):
+            batch = answers[start : start + batch_size]
+            scores = scorer.score(
+                [[*a.prompt.messages, {"role": "assistant", "content": a.text}] for a in batch]
+            )
+            for answer, score in zip(batch, scores, strict=True):
+                answer.metrics["reward"] = score
+            advance(len(batch))
