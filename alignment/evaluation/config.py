@@ -32,6 +32,10 @@ class EvalConfig(Section):
         "reference", description="the column of `prompts` with the right answer, or a list of several"
     )
     reward: Reward | None = None
+    text: str | None = Field(
+        None,
+        description="held-out text whose perplexity is measured: JSONL or Parquet with a column `text`, or a text file",
+    )
     dtype: Dtype = "auto"
     batch_size: int = Field(64, ge=1, description="answers sampled or scored at once")
     examples: int = Field(6, ge=0, description="prompts shown in the report")

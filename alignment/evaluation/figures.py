@@ -9,7 +9,7 @@ import numpy as np
 
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.metrics import TaskMetrics
-from alignment.evaluation.sampling import Answer
+from alignment.evaluation.sampling import Answer, Sampled
 from alignment.evaluation.statistics import (
     Array,
     Estimate,
@@ -22,10 +22,11 @@ from alignment.evaluation.statistics import (
 Figures = dict[str, Any]
 
 
-def summarize(config: EvalConfig, answers: Sequence[Answer], task: TaskMetrics | None = None) -> Figures:
+def summarize(config: EvalConfig, sampled: Sampled, task: TaskMetrics | None = None) -> Figures:
     """Flat figures: NAME.METRIC with NAME.METRIC.low and .high; by the metric `quality` also win.ONE.OTHER and,
     where there is a reward model, reward.accuracy."""
     figures: Figures = {}
+    answers = sampled.answers
     quality: dict[str, Array] = {}
     for name in config.policies:
         mine = [a for a in answers if a.policy == name]
@@ -39,6 +40,9 @@ def summarize(config: EvalConfig, answers: Sequence[Answer], task: TaskMetrics |
             )
             if metric == "quality":
                 quality[name] = values
+        if name in sampled.texts:
+            put(figures, f"{name}.perplexity", sampled.texts[name].perplexity(config.seed))
+            put(figures, f"{name}.bits_per_byte", sampled.texts[name].bits_per_byte(config.seed))
         figures[f"{name}.answers"] = len(mine)
     names = list(quality)
     for i, one in enumerate(names):

@@ -45,6 +45,8 @@ NAMES = {
     "rouge_1": "ROUGE-1",
     "rouge_2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
+    "perplexity": "perplexity of the text",
+    "bits_per_byte": "bits per byte of the text",
 }
 
 

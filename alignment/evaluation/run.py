@@ -11,6 +11,7 @@ from alignment.evaluation.figures import summarize
 from alignment.evaluation.measures import load_check, load_task_metrics, measure
 from alignment.evaluation.report import write_evaluation_report
 from alignment.evaluation.sampling import sample_all
+from alignment.evaluation.texts import load_texts
 from alignment.files import write_text
 from alignment.models import base_of, resolve
 from alignment.prompts import load_prompts
@@ -30,13 +31,16 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
         resolve(path)  # before minutes are spent on the first
     if config.reward:
         resolve_reward(config.reward)
+    if config.text:
+        load_texts(config.text)
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
-    answers = sample_all(config, prompts, run)
+    sampled = sample_all(config, prompts, run)
+    answers = sampled.answers
     measure(config, answers, check, task)
     write_text(
         run.path / "answers.jsonl", "".join(json.dumps(a.row(), ensure_ascii=False) + "\n" for a in answers)
     )
-    figures = summarize(config, answers, task)
+    figures = summarize(config, sampled, task)
     figures["prompts"] = len({a.prompt.row for a in answers})
     figures["too_long"] = len(prompts) - figures["prompts"]
     run.summarize(figures)
@@ -51,10 +55,12 @@ def plan(config: EvalConfig) -> dict[str, Any]:
     if config.check:
         load_check(config.check)
     load_task_metrics(config)
+    text = {"texts": len(load_texts(config.text))} if config.text else {}
     return {
         **{f"policy {name}": resolve(path) for name, path in config.policies.items()},
         "prompts": prompts,
         "answers": answers,
         "tokens to sample, at most": answers * config.sampling.max_new_tokens,
+        **text,
         "bases loaded": len({base_of(resolve(path)) for path in config.policies.values()}),
     }

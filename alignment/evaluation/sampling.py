@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.evaluation.config import EvalConfig
+from alignment.evaluation.logprobs import token_logprobs
 from alignment.evaluation.statistics import Array, kl_estimates
+from alignment.evaluation.texts import TextLoss, load_texts, text_loss
 from alignment.models import (
     Dtype,
     base_of,
@@ -26,7 +28,7 @@ from alignment.runs import RunFolder
 from rollout.types import Completion
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Answer:
     def row(self) -> dict[str, Any]:
         return {
             "policy": self.policy,
+            "row": self.prompt.row,
             "prompt": self.prompt.messages,
             "answer": self.text,
             "finish_reason": self.completion.finish_reason,
@@ -76,32 +79,32 @@ class Shelf:
         return self.adapted
 
 
-def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFolder) -> list[Answer]:
-    """Every policy's answers, policy by policy, prompts in order, with length, truncation and KL measured."""
+@dataclass(frozen=True)
+class Sampled:
+    """What the policies said, and how well each predicts the held-out text, if there is one."""
+
+    answers: list[Answer]
+    texts: dict[str, TextLoss]
+
+
+def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFolder) -> Sampled:
+    """Every policy's answers, policy by policy, prompts in order, with KL measured; and the loss on the text."""
     shelf = Shelf(config.dtype)
     answers: dict[str, list[Answer]] = {}
     logprobs: dict[str, list[Array]] = {}
+    texts = load_texts(config.text) if config.text else []
+    losses: dict[str, TextLoss] = {}
     vocabulary = load_tokenizer(config.policies[config.reference]).get_vocab() if config.measures_kl else None
     with progress_bar("eval", len(config.policies) * len(prompts) * config.samples) as advance:
         for name, path in config.policies.items():
             tokenizer, model = load_tokenizer(path), shelf.take(path)
-            room = context_length(model) - config.sampling.max_new_tokens
-            kept = encode_prompts(prompts, tokenizer, room, run.path / f"rejected_prompts.{name}.jsonl")
-            repeated = [prompt for prompt in kept for _ in range(config.samples)]
-            engine = embedded_engine(model, tokenizer, seed=config.seed, max_batch=config.batch_size)
-            mine = answers[name] = []
-            for start in range(0, len(repeated), config.batch_size):
-                batch = repeated[start : start + config.batch_size]
-                completions = engine.generate([p.ids for p in batch], config.sampling)
-                mine += [
-                    Answer(name, p, c, text_of(c, tokenizer)) for p, c in zip(batch, completions, strict=True)
-                ]
-                advance(len(batch), policy=name)
-            advance((len(prompts) - len(kept)) * config.samples)
+            answers[name] = ask(name, model, tokenizer, prompts, config, run, advance)
+            if texts:
+                losses[name] = text_loss(model, tokenizer, texts, context_length(model))
             if vocabulary is None:
                 continue
             if tokenizer.get_vocab() == vocabulary:
-                logprobs[name] = token_logprobs(model, mine, config)
+                logprobs[name] = answer_logprobs(model, answers[name], config)
             else:
                 note(f"eval: no KL for {name}, whose vocabulary is not that of {config.reference}")
     if vocabulary is None:
@@ -109,11 +112,45 @@ def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFol
     else:
         reference = shelf.take(config.policies[config.reference])
         for name, own in logprobs.items():
-            for answer, p, q in zip(
-                answers[name], own, token_logprobs(reference, answers[name], config), strict=True
-            ):
+            theirs = answer_logprobs(reference, answers[name], config)
+            for answer, p, q in zip(answers[name], own, theirs, strict=True):
                 answer.metrics["kl"], answer.metrics["kl_k3"] = kl_estimates(p, q)
-    return answered_by_all(answers)
+    return Sampled(answered_by_all(answers), losses)
+
+
+def ask(
+    name: str,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[Message]],
+    config: EvalConfig,
+    run: RunFolder,
+    advance: Callable[..., None],
+) -> list[Answer]:
+    """The answers of the policy `name` to the prompts that are short enough for it, in order."""
+    room = context_length(model) - config.sampling.max_new_tokens
+    kept = encode_prompts(prompts, tokenizer, room, run.path / f"rejected_prompts.{name}.jsonl")
+    repeated = [prompt for prompt in kept for _ in range(config.samples)]
+    engine = embedded_engine(model, tokenizer, seed=config.seed, max_batch=config.batch_size)
+    answers: list[Answer] = []
+    for start in range(0, len(repeated), config.batch_size):
+        batch = repeated[start : start + config.batch_size]
+        completions = engine.generate([p.ids for p in batch], config.sampling)
+        answers += [
+            Answer(name, p, c, text_of(c, tokenizer)) for p, c in zip(batch, completions, strict=True)
+        ]
+        advance(len(batch), policy=name)
+    advance((len(prompts) - len(kept)) * config.samples)
+    return answers
+
+
+def answer_logprobs(model: Any, answers: Sequence[Answer], config: EvalConfig) -> list[Array]:
+    return token_logprobs(
+        model,
+        [(a.prompt.ids, a.completion.token_ids) for a in answers],
+        temperature=config.sampling.temperature,
+        batch_size=config.batch_size,
+    )
 
 
 def answered_by_all(answers: dict[str, list[Answer]]) -> list[Answer]:
@@ -122,24 +159,3 @@ def answered_by_all(answers: dict[str, list[Answer]]) -> list[Answer]:
     if not rows:
         raise AlignmentError("no prompt is short enough for every policy: shorten the prompts")
     return [a for mine in answers.values() for a in mine if a.prompt.row in rows]
-
-
-def token_logprobs(model: Any, answers: Sequence[Answer], config: EvalConfig) -> list[Array]:
-    """Log-probabilities of each answer's own token ids at the sampling temperature, in nats, from fp32 logits."""
-    import torch
-
-    from alignment.ppo.actor_critic import response_logprobs
-    from alignment.ppo.sequences import join
-
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found: list[Array] = []
-    for start in range(0, len(answers), config.batch_size):
-        batch = answers[start : start + config.batch_size]
-        rows = join([a.prompt.ids for a in batch], [a.completion.token_ids for a in batch], pad_id=0)
-        with torch.no_grad():
-            logprobs, _ = response_logprobs(plain, rows.to(plain.device), config.sampling.temperature)
-        found += [
-            row[: len(a.completion.token_ids)].double().cpu().numpy()
-            for a, row in zip(batch, logprobs, strict=True)
-        ]
-    return found

@@ -151,7 +151,7 @@ def test_kl_is_that_of_two_plain_forwards_on_the_sampled_ids(
     from alignment.runs import RunFolder
 
     config = settings(tmp_path, prompts, {"base": tiny_model, "tuned": adapter})
-    answers = sample_all(config, load_prompts(prompts), RunFolder.create(tmp_path / "eval", config))
+    answers = sample_all(config, load_prompts(prompts), RunFolder.create(tmp_path / "eval", config)).answers
     base, tuned = load_policy(str(tiny_model)), load_policy(str(adapter))
     for answer in [a for a in answers if a.policy == "tuned"][:5]:
         ids, start = [*answer.prompt.ids, *answer.completion.token_ids], len(answer.prompt.ids)
