@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from alignment.files import whole_folder
 from alignment.models import ModelConfig, context_length, is_adapter, load_policy, load_tokenizer, resolve
 from alignment.runs import RunFolder
 from alignment.scratch import ScratchConfig, llama_config, new_model, train_tokenizer
-from alignment.sft_config import SFTConfig, step_count
+from alignment.sft_config import SFTConfig
 from alignment.sft_data import (
     Encoded,
     Rows,
@@ -29,6 +30,7 @@ from alignment.sft_data import (
     read_some,
     texts_of,
 )
+from alignment.sft_losses import kept_losses
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,14 +52,18 @@ def train_sft(config: SFTConfig, *, overwrite: bool = False, resume: bool = Fals
     set_seed(config.seed)  # new adapters are drawn from the global generator
     with start(config, rows) as model:
         tokenizer = load_tokenizer(model.path)
-        data = prepare(config, rows, tokenizer)
+        base_losses = partial(
+            kept_losses, model, config.tuning.bits, folder=run.path.parent / ".losses", rows=config.microbatch
+        )
+        data = prepare(config, rows, tokenizer, base_losses)
         left_out = run.log_rejects(map(asdict, data.dropped), "sft", "examples")
         trainer = build_trainer(config, model, tokenizer, data, run)
     figures = fit(trainer, run, checkpoint) | {
         "examples": data.examples,
         "held_out": len(data.held_out),
         "left_out": left_out,
-        **({"shares": data.shares} if len(data.shares) > 1 else {}),
+        **({"shares": data.shares} if len(data.shares) > 1 and not config.stages else {}),
+        **({"stages": [asdict(stage) for stage in data.stages]} if config.stages else {}),
     }
     with whole_folder(run.model) as folder:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
@@ -116,24 +122,24 @@ def build_trainer(
         note(f"sft: going on with the adapter {path}, which keeps its own rank and layers")
     else:
         policy = apply_tuning(policy, config.tuning, "CAUSAL_LM")
-    steps = step_count(config, data.examples)
     watched = {HELD_OUT: table(data.held_out)}
     if config.general:
         watched[GENERAL] = table(general_examples(config.general, tokenizer, config.max_length))
     arguments = Arguments(
         output_dir=str(run.checkpoints),
         seed=config.seed,
-        max_steps=steps,
+        max_steps=data.steps,
+        train_sampling_strategy="sequential" if config.sequential else "random",
         per_device_train_batch_size=config.microbatch,
         per_device_eval_batch_size=config.microbatch,
         gradient_accumulation_steps=config.batch_size // config.microbatch,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(config.warmup * steps),
+        warmup_steps=math.ceil(config.warmup * data.steps),
         weight_decay=0.0,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # tokenized here, so that what is left out is counted
-        logging_steps=max(1, steps // 50),
+        logging_steps=max(1, data.steps // 50),
         include_num_input_tokens_seen="non_padding",
         save_strategy="steps",
         save_steps=config.save_every,
@@ -165,7 +171,7 @@ def build_trainer(
 def table(examples: list[Encoded]) -> Dataset:
     from datasets import Dataset
 
-    return Dataset.from_list([asdict(example) for example in examples])
+    return Dataset.from_list([{"input_ids": one.input_ids, "labels": one.labels} for one in examples])
 
 
 def general_examples(path: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Encoded]:
@@ -217,12 +223,12 @@ def plan(config: SFTConfig) -> dict[str, Any]:
         data = prepare(config, rows, load_tokenizer(model.path))
         lengths = [len(e.input_ids) for e in data.train]
         size = footprint(model.path, model.dtype, config.tuning, rows=config.microbatch, tokens=max(lengths))
-    steps = step_count(config, data.examples)
     return {
         "model": resolve(config.model.path) if config.model else "new",
         "examples": f"{data.examples} to train on, {len(data.held_out)} held out, {len(data.dropped)} left out",
-        "optimizer steps": steps,
-        "tokens": round(sum(lengths) / len(lengths) * steps * config.batch_size),
+        "optimizer steps": data.steps,
+        **({"stages": ", then ".join(map(str, data.stages))} if config.stages else {}),
+        "tokens": round(sum(lengths) / len(lengths) * data.steps * config.batch_size),
         "longest": f"{max(lengths)} tokens",
         **size.plan(),
     }

@@ -27,6 +27,16 @@ class SFTConfig(Section):
     weights: dict[str, float] | None = Field(
         None, description="of several data sets: their shares of the training outright, which sum to 1"
     )
+    stages: list[str | list[str]] | None = Field(
+        None,
+        description="of several data sets: which come first, by name, e.g. [general, [math, code]]; those of an inner "
+        "list are mixed. One schedule of the learning rate spans all",
+    )
+    order: str = Field(
+        "random",
+        description="random, or from easy to hard: length (of the tokens), loss (that of the model as it is), "
+        "column:NAME (a number in each row)",
+    )
     general: str | None = Field(
         None, description="rows like `data` on other things: their perplexity shows what the model forgets"
     )
@@ -74,12 +84,45 @@ class SFTConfig(Section):
             raise ValueError("give weights or a temperature, not both")
         if self.weights and not isinstance(self.data, str):
             check_weights(self.weights, list(self.data))
+        self.check_order()
         if self.batch_size % self.microbatch:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of microbatch ({self.microbatch})"
             )
         return self
 
+    def check_order(self) -> None:
+        kind, _, column = self.order.partition(":")
+        if kind not in ("random", "length", "loss", "column") or (kind == "column") != bool(column):
+            raise ValueError(
+                f"order must be random, length, loss or column:NAME, not {self.order!r}: the examples are sorted by it"
+            )
+        if kind == "loss" and self.scratch:
+            raise ValueError("a new model finds everything equally hard: set order=length or column:NAME")
+        if self.stages is None:
+            return
+        if isinstance(self.data, str):
+            raise ValueError("stages put several data sets in order: give data={name: path, ...}")
+        if self.weights or self.max_steps:
+            raise ValueError("every stage runs for `epochs` over its own data: drop weights and max_steps")
+        named = {name for stage in self.stages for name in ([stage] if isinstance(stage, str) else stage)}
+        if odd := sorted(named ^ set(self.data)):
+            raise ValueError(
+                f"stages and data must name the same data sets; {odd[0]!r} is in one of them only"
+            )
+        if [] in self.stages:
+            raise ValueError("a stage needs at least one data set")
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the examples come in an order of their own, not in the trainer's."""
+        return self.order != "random" or self.stages is not None
+
+
+def rounds(config: SFTConfig, examples: int) -> int:
+    """Optimizer steps of `epochs` passes over so many examples."""
+    return max(1, round(config.epochs * examples / config.batch_size))
+
 
 def step_count(config: SFTConfig, examples: int) -> int:
-    return config.max_steps or max(1, round(config.epochs * examples / config.batch_size))
+    return config.max_steps or rounds(config, examples)

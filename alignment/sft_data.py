@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from alignment.errors import AlignmentError
 from alignment.prompts import read_rows
 from alignment.sft_config import SFTConfig, step_count
 from alignment.sft_mixture import mixed, tempered
+from alignment.sft_order import Stage, sequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,10 +35,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`input_ids` of the whole conversation; `labels` the same ids where there is loss, else -100."""
+    """`input_ids` of the whole conversation; `labels` the same ids where there is loss, else -100.
+
+    row: where it stands in its file, from 1. hardness: what `order` sorts by.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    row: int = 0
+    hardness: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,14 +59,17 @@ class Dropped:
 class SFTData:
     """What is trained on, what the held-out loss is measured on, what was left out.
 
-    examples: how many there are to train on; of several data sets `train` holds them as often as they are drawn.
-    shares: of each data set in the training.
+    examples: how many there are to train on; of several data sets, or in an order of their own, `train` holds them as
+    often as they are drawn. steps: of the optimizer. stages: one after the other. shares: of each data set in the
+    training.
     """
 
     train: list[Encoded]
     held_out: list[Encoded]
     dropped: list[Dropped]
     examples: int
+    steps: int
+    stages: list[Stage]
     shares: dict[str, float]
 
 
@@ -85,8 +96,16 @@ def texts_of(rows: Rows) -> list[str]:
     ]
 
 
-def prepare(config: SFTConfig, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> SFTData:
-    """Examples in tokens, a seeded choice of each data set held out, and the others mixed."""
+def prepare(
+    config: SFTConfig,
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    losses: Callable[[list[Encoded]], list[float]] | None = None,
+) -> SFTData:
+    """Examples in tokens, a seeded choice of each data set held out, and the others mixed and put in order.
+
+    losses: what the base model makes of examples, for order=loss; without it (in a plan) that order is left open.
+    """
     train: dict[str, list[Encoded]] = {}
     held_out: list[Encoded] = []
     left_out: list[Dropped] = []
@@ -99,18 +118,43 @@ def prepare(config: SFTConfig, rows: Rows, tokenizer: PreTrainedTokenizerBase) -
                 f"{name}: {len(kept)} of {len(some)} rows can be trained on, at least 2 are needed"
                 + (f" ({reasons})" if reasons else "")
             )
+        kept = [replace(one, hardness=hardness(config.order, one, some[one.row - 1], name)) for one in kept]
         random.Random(config.seed).shuffle(kept)
         count = min(max(1, config.held_out * sizes[name] // sum(sizes.values())), max(1, len(kept) // 10))
         train[name], held_out = kept[count:], held_out + kept[:count]
         left_out += [replace(one, data=name if len(rows) > 1 else "") for one in dropped]
+    if config.order == "loss" and losses:
+        found = iter(losses([one for some in train.values() for one in some]))
+        train = {name: [replace(one, hardness=next(found)) for one in some] for name, some in train.items()}
     counts = {name: len(some) for name, some in train.items()}
     shares = config.weights or tempered(counts, config.temperature)
     examples = sum(counts.values())
-    if len(rows) == 1:
+    stages = [Stage(list(train), step_count(config, examples))]
+    if config.sequential:
+        by_hardness = None if config.order == "random" else operator.attrgetter("hardness")
+        everything, stages = sequence(config, train, by_hardness)
+    elif len(rows) == 1:
         (everything,) = train.values()
     else:
-        everything = mixed(train, shares, config.batch_size * step_count(config, examples), config.seed)
-    return SFTData(everything, held_out, left_out, examples, shares)
+        everything = mixed(train, shares, config.batch_size * stages[0].steps, config.seed)
+    steps = sum(stage.steps for stage in stages)
+    return SFTData(everything, held_out, left_out, examples, steps, stages, shares)
+
+
+def hardness(order: str, example: Encoded, row: dict[str, Any], place: str) -> float:
+    """What `order` sorts by, where the example alone says it. Raises AlignmentError if a column holds no number."""
+    if order == "length":
+        return len(example.input_ids)
+    kind, _, column = order.partition(":")
+    if kind != "column":
+        return 0.0
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise AlignmentError(
+            f"{place}, row {example.row}: order={order} needs a number in `{column}`, which "
+            + ("is missing" if value is None else f"is {value!r}")
+        )
+    return value
 
 
 def read_examples(rows: Sequence[dict[str, Any]], place: str) -> Iterator[tuple[int, Example]]:
@@ -161,7 +205,7 @@ def encode(
     for number, example in examples:
         encoded = encode_one(example, tokenizer, max_length)
         if isinstance(encoded, Encoded):
-            kept.append(encoded)
+            kept.append(replace(encoded, row=number))
         else:
             dropped.append(Dropped(number, encoded))
     return kept, dropped
