@@ -28,8 +28,10 @@ class Constant:
 
 
 def trainer_for(folder: Path, *, episodes: int, length: int, **more: Any) -> Any:
+    import torch
+
     from alignment.models import load_tokenizer
-    from alignment.ppo.build import build_actor_critic
+    from alignment.ppo.build import build_actor_critic, place
     from alignment.ppo.config import PPOConfig
     from alignment.ppo.trainer import PPOTrainer
     from alignment.prompts import EncodedPrompt
@@ -49,6 +51,7 @@ def trainer_for(folder: Path, *, episodes: int, length: int, **more: Any) -> Any
     }
     config = PPOConfig.model_validate(values | more)
     models, _ = build_actor_critic(config)
+    place(models, config, torch.device("cpu"))
     tokenizer = load_tokenizer(str(folder))
     engine = TransformersEngine(models.policy(), (), tokenizer.pad_token_id, max_batch=64)
     prompts = [EncodedPrompt(i, [{"role": "user", "content": ""}], [5, 6, 7, 8 + i % 50]) for i in range(64)]

@@ -36,7 +36,7 @@ def run(model: str, peers: str, steps: int, overrides: Sequence[str]) -> dict[st
 
     from alignment.config import load_config
     from alignment.models import load_tokenizer
-    from alignment.ppo.build import build_actor_critic
+    from alignment.ppo.build import build_actor_critic, place
     from alignment.ppo.config import PPOConfig
     from alignment.ppo.trainer import PPOTrainer
     from alignment.prompts import EncodedPrompt
@@ -65,6 +65,7 @@ def run(model: str, peers: str, steps: int, overrides: Sequence[str]) -> dict[st
     config = load_config(PPOConfig, None, [*same_work, *overrides])
     tokenizer = load_tokenizer(model)
     models, _ = build_actor_critic(config)
+    place(models, config, torch.device("cpu"))
     ids = make_tiny.prompts(4096, task["vocab"], task["clusters"], 12, 32, 7)
     prompts = [EncodedPrompt(row, [{"role": "user", "content": ""}], p) for row, p in enumerate(ids, 1)]
     scorer = GoodTokens(task["vocab"], task["clusters"], make_tiny.FIRST, make_tiny.SCALE)

@@ -51,10 +51,10 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
 
 
 def place(models: ActorCritic, config: PPOConfig, device: torch.device) -> None:
-    """Move the models to where they compute; on a GPU their layers get its kernels."""
+    """Move the models to where they compute, their layers in as few passes as they need there."""
     models.to(device)
-    if device.type == "cuda" and not (config.reference_on_cpu or config.shard):
-        fuse_layers(models.trunks())
+    if not config.shard:
+        fuse_layers(models.trunks(), everywhere=config.reference_on_cpu)
 
 
 def _adapters(config: PPOConfig) -> tuple[ActorCritic, str]:

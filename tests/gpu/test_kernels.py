@@ -26,6 +26,9 @@ def test_logits_and_gradients_are_those_of_the_plain_layers(family):
     fused = copy.deepcopy(plain)
     kinds = {type(m).__name__ for m in fused.modules()}
     fuse_layers([fused.get_base_model()])
+    assert not any("forward" in vars(m) and hasattr(m.forward, "func") for m in fused.modules()), (
+        "not Liger's"
+    )
     assert {m._get_name() for m in fused.modules()} - kinds, "nothing was replaced"
     found = logits_and_gradients(fused)
     torch.testing.assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
