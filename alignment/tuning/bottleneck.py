@@ -1,7 +1,13 @@
 """Bottleneck adapters and UniPELT as a PEFT method of our own: no maintained library has them for these models.
 
 A bottleneck adds up(gelu(down(y))) to what a module gives (Houlsby et al. 2019; Pfeiffer et al. 2020); UniPELT
-(Mao et al. 2021, arXiv 2110.07577) weighs it, and LoRA on queries and values, by gates that read the input.
+(Mao et al. 2021, arXiv 2110.07577) weighs it, LoRA on queries and values, and a prefix by gates that read the input.
+
+A prefix attends apart from the text: what its keys and values say to a query is added to what the text says, weighed by
+the gate. He et al. 2022 (arXiv 2110.04366, section 3.1) show that prefix tuning is that, weighed by the attention which
+the prefix wins from the text. So it reads one token at a time, and padding, packed rows and caches are as without it.
+
+Shapes: h = heads, e = size of a head, l = virtual tokens of the prefix.
 """
 
 from __future__ import annotations
@@ -21,19 +27,23 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 BOTTLENECK = "BOTTLENECK"
+QUERIES = "q_proj"
 
 
 @dataclass
 class BottleneckConfig(PeftConfig):
     """target_modules: modules whose outputs go through a bottleneck of `width`, their dimension `hidden_size`.
 
-    low_rank_modules: linear layers that get LoRA of rank `width` instead, scaled by `scale`. gated: both are weighed
-    by a learned sigmoid of the input of each token.
+    low_rank_modules: linear layers that get LoRA of rank `width` instead, scaled by `scale`. prefix_modules: layers at
+    the end of an attention with heads of `head_size`, which gets a prefix of `width` virtual tokens; the layer of its
+    queries is among low_rank_modules. gated: all are weighed by a learned sigmoid, of each token's own input.
     """
 
     target_modules: list[str] = field(default_factory=list)
     low_rank_modules: list[str] = field(default_factory=list)
+    prefix_modules: list[str] = field(default_factory=list)
     hidden_size: int = 0
+    head_size: int = 0
     width: int = 16
     scale: float = 2.0
     gated: bool = False
@@ -45,31 +55,82 @@ class BottleneckConfig(PeftConfig):
 
 
 class Addition(nn.Module):
-    """What is added for an input x and an output y: gate(x) * up(gelu(down(y))), or gate(x) * s * up(down(x)).
+    """What an adapter adds to a module's input, or to its output. Nothing at first, and gates start at one half."""
 
-    Nothing at first: `up` starts at zero. Gates start at one half.
+    def __init__(self, gated: bool, inputs: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(inputs, 1) if gated else None
+        if self.gate:
+            set_to_zero(self.gate)
+
+    def weighed(self, added: Tensor, by: Tensor) -> Tensor:
+        """added: (..., o), by: (..., i), what the gate reads."""
+        return added if self.gate is None else torch.sigmoid(self.gate(by)) * added
+
+    def enter(self, x: Tensor) -> Tensor:
+        return x
+
+    def leave(self, _x: Tensor, y: Tensor) -> Tensor:
+        return y
+
+
+class Bottleneck(Addition):
+    """y + gate(x) up(gelu(down(y)))"""
+
+    def __init__(self, config: BottleneckConfig, inputs: int, outputs: int) -> None:
+        super().__init__(config.gated, inputs)
+        self.down, self.up = nn.Linear(outputs, config.width), nn.Linear(config.width, outputs)
+        nn.init.normal_(self.down.weight, std=0.02)
+        nn.init.zeros_(self.down.bias)
+        set_to_zero(self.up)
+
+    def leave(self, x: Tensor, y: Tensor) -> Tensor:
+        own = self.up.weight.dtype
+        return y + self.weighed(self.up(gelu(self.down(y.to(own)))), x.to(own)).to(y.dtype)
+
+
+class LowRank(Addition):
+    """y + gate(x) s up(down(x))"""
+
+    def __init__(self, config: BottleneckConfig, inputs: int, outputs: int) -> None:
+        super().__init__(config.gated, inputs)
+        self.scale = config.scale
+        self.down, self.up = (
+            nn.Linear(inputs, config.width, bias=False),
+            nn.Linear(config.width, outputs, bias=False),
+        )
+        nn.init.normal_(self.down.weight, std=config.width**-0.5)
+        set_to_zero(self.up)
+
+    def leave(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x.to(self.up.weight.dtype)
+        return y + self.weighed(self.up(self.down(x)) * self.scale, x).to(y.dtype)
+
+
+class Prefix(Addition):
+    """x + gate(q) softmax(q K^T / sqrt(e)) V before the last layer of an attention whose queries are q, head by head.
+
+    K and V: (h, l, e). Queries are taken as their layer gives them, since a prefix has no position.
     """
 
-    def __init__(self, config: BottleneckConfig, inputs: int, outputs: int, low_rank: bool) -> None:
-        super().__init__()
-        self.low_rank, self.scale = low_rank, config.scale
-        self.down = nn.Linear(inputs if low_rank else outputs, config.width, bias=not low_rank)
-        self.up = nn.Linear(config.width, outputs, bias=not low_rank)
-        self.gate = nn.Linear(inputs, 1) if config.gated else None
-        nn.init.normal_(self.down.weight, std=config.width**-0.5 if low_rank else 0.02)
-        for start in (
-            self.up.weight,
-            self.up.bias,
-            self.down.bias,
-            *(self.gate.parameters() if self.gate else ()),
-        ):
-            if start is not None:
-                nn.init.zeros_(start)
+    def __init__(self, config: BottleneckConfig, inputs: int, queries: BottleneckLayer) -> None:
+        super().__init__(config.gated, inputs)
+        self._queries = (queries,)  # in a tuple, so that it does not become a part of this
+        shape = inputs // config.head_size, config.width, config.head_size
+        self.keys, self.values = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.zeros(shape))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = x.to(self.up.weight.dtype), y.to(self.up.weight.dtype)
-        added = self.up(self.down(x)) * self.scale if self.low_rank else self.up(gelu(self.down(y)))
-        return added if self.gate is None else torch.sigmoid(self.gate(x)) * added
+    def enter(self, x: Tensor) -> Tensor:
+        q = self._queries[0].take().to(self.keys.dtype)
+        heads = q.unflatten(-1, (self.keys.shape[0], self.keys.shape[2]))
+        weights = torch.einsum("...he,hle->...hl", heads * self.keys.shape[2] ** -0.5, self.keys).softmax(-1)
+        said = torch.einsum("...hl,hle->...he", weights, self.values).flatten(-2)
+        return x + self.weighed(said, q).to(x.dtype)
+
+
+@torch.no_grad()
+def set_to_zero(module: nn.Module) -> None:
+    for weight in module.parameters():
+        weight.zero_()
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
@@ -87,22 +148,32 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.bottleneck_layers = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self.asked = False  # whether a prefix waits for what this layer gives
+        self._given: Tensor | None = None
 
-    def add(self, name: str, config: BottleneckConfig, low_rank: bool) -> None:
-        inputs, outputs = config.hidden_size, config.hidden_size
-        if isinstance(self.base_layer, nn.Linear):
-            inputs, outputs = self.base_layer.in_features, self.base_layer.out_features
-        with next(self.base_layer.parameters()).device:
-            self.bottleneck_layers[name] = Addition(config, inputs, outputs, low_rank)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+    def add(self, name: str, addition: Addition, inference_mode: bool) -> None:
+        self.bottleneck_layers[name] = addition
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def take(self) -> Tensor:
+        """What this layer gave last; to be taken once."""
+        given, self._given = self._given, None
+        assert given is not None  # noqa: S101 (an attention makes its queries before it ends)
+        return given
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        y = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
-            return y
-        for name in self.active_adapters:
-            if name in self.bottleneck_layers:
-                y = y + self.bottleneck_layers[name](x, y).to(y.dtype)
+            return self.base_layer(x, *args, **kwargs)
+        active: list[Any] = [
+            self.bottleneck_layers[n] for n in self.active_adapters if n in self.bottleneck_layers
+        ]
+        for addition in active:
+            x = addition.enter(x)
+        y = self.base_layer(x, *args, **kwargs)
+        for addition in active:
+            y = addition.leave(x, y)
+        if self.asked:
+            self._given = y
         return y
 
 
@@ -117,7 +188,8 @@ class BottleneckModel(BaseTuner):
     def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> bool:
         # PEFT shortens long lists of names to the endings that they share
         endings = (f".{name}" for name in peft_config.target_modules)
-        return key in peft_config.low_rank_modules or f".{key}".endswith(tuple(endings))
+        named = {*peft_config.low_rank_modules, *peft_config.prefix_modules}
+        return key in named or f".{key}".endswith(tuple(endings))
 
     def _create_and_replace(
         self,
@@ -130,10 +202,26 @@ class BottleneckModel(BaseTuner):
         **_: Any,
     ) -> None:
         layer = target if isinstance(target, BottleneckLayer) else BottleneckLayer(target)
-        layer.add(adapter_name, peft_config, current_key in peft_config.low_rank_modules)
+        with next(layer.base_layer.parameters()).device:
+            addition = addition_to(layer.base_layer, parent, current_key, peft_config)
+        layer.add(adapter_name, addition, peft_config.inference_mode)
         if layer is not target:
             layer.set_adapter(self.active_adapters)
             self._replace_module(parent, target_name, layer, target)
+
+
+def addition_to(module: nn.Module, parent: nn.Module, name: str, config: BottleneckConfig) -> Addition:
+    """What `config` adds to the module of this full name. Raises ValueError where an attention cannot have a prefix."""
+    inputs = outputs = config.hidden_size
+    if isinstance(module, nn.Linear):
+        inputs, outputs = module.in_features, module.out_features
+    if name in config.prefix_modules:
+        queries = getattr(parent, QUERIES, None)
+        if not isinstance(queries, BottleneckLayer) or queries.base_layer.out_features != inputs:
+            raise ValueError(f"the queries of {name} are not made by a {QUERIES} of its {inputs} inputs")
+        queries.asked = True
+        return Prefix(config, inputs, queries)
+    return (LowRank if name in config.low_rank_modules else Bottleneck)(config, inputs, outputs)
 
 
 PEFT_TYPE_TO_CONFIG_MAPPING[BOTTLENECK] = BottleneckConfig

@@ -54,6 +54,8 @@ class TuningConfig(Section):
             self.alpha = self.spec.alpha
         if self.spec.prompt and (self.layers or self.target_modules):
             raise ValueError(f"{self.method} leaves the layers as they are: drop layers and target_modules")
+        if self.method == "unipelt" and self.target_modules:
+            raise ValueError("unipelt has a place for each of its three parts: drop target_modules")
         if self.method == "hra" and self.rank % 2:
             raise ValueError("hra starts from pairs of reflections: give an even rank")
         return self

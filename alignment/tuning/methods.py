@@ -117,9 +117,9 @@ METHODS: dict[str, Method] = {
         merges=False,
     ),
     "unipelt": Method(
-        "gated LoRA on queries and values, gated bottlenecks after the feed-forward part (without its prefix)",
+        "gated LoRA on queries and values, gated bottlenecks after the feed-forward part, a gated prefix",
         "Mao 2021, arXiv 2110.07577",
-        size="rank and width",
+        size="rank, width, virtual tokens",
         merges=False,
     ),
     "prompt": soft_prompt(

@@ -117,18 +117,26 @@ def ia3_settings(tuning: TuningConfig, model: torch.nn.Module, common: dict[str,
 def bottleneck_settings(tuning: TuningConfig, model: Any, common: dict[str, Any]) -> Any:
     from alignment.tuning.bottleneck import BottleneckConfig
 
+    text = model.config.get_text_config()
+    ends = attention_output, "attention outputs named o_proj or the like"
     after = places(tuning, model, feed_forward, "feed-forward blocks named mlp or the like")
     if tuning.method == "houlsby" and tuning.target_modules is None:
-        after += places(tuning, model, attention_output, "attention outputs named o_proj or the like")
-    unipelt = tuning.method == "unipelt"
-    queries = named("q_proj", "v_proj")
+        after += places(tuning, model, *ends)
+    parts: dict[str, Any] = {}
+    if tuning.method == "unipelt":
+        queries = named("q_proj", "v_proj")
+        parts = {
+            "low_rank_modules": places(tuning, model, queries, "layers named q_proj and v_proj"),
+            "prefix_modules": places(tuning, model, *ends),
+            "head_size": getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            "gated": True,
+        }
     return BottleneckConfig(
         target_modules=after,
-        low_rank_modules=places(tuning, model, queries, "layers named q_proj and v_proj") if unipelt else [],
-        hidden_size=model.config.get_text_config().hidden_size,
+        hidden_size=text.hidden_size,
         width=tuning.rank,
         scale=tuning.alpha / tuning.rank,
-        gated=unipelt,
+        **parts,
         **common,
     )
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from alignment.errors import AlignmentError
 from alignment.models import know_adapter
 from alignment.tuning.apply import TaskType, apply_tuning, peft_config, start_tuning
+from alignment.tuning.bottleneck import BottleneckConfig, BottleneckLayer, Prefix
 from alignment.tuning.config import TuningConfig
 from alignment.tuning.methods import METHODS
 from alignment.tuning.places import LAYER, base_modules
@@ -149,6 +150,8 @@ def test_experts_and_router_are_trained() -> None:
         ("houlsby", "self_attn.o_proj.bottleneck"),
         ("pfeiffer", "mlp.bottleneck"),
         ("unipelt", "q_proj.bottleneck"),
+        ("unipelt", "mlp.bottleneck"),
+        ("unipelt", "o_proj.bottleneck_layers.default.keys"),
     ],
 )
 def test_bottlenecks_sit_where_the_papers_put_them(method: str, part: str) -> None:
@@ -158,6 +161,41 @@ def test_bottlenecks_sit_where_the_papers_put_them(method: str, part: str) -> No
     assert any("gate.weight" in name for name in trained) == (method == "unipelt")
     if method == "pfeiffer":
         assert not any("self_attn" in name for name in trained)
+
+
+def test_a_prefix_attends_apart_from_the_text() -> None:
+    """Two heads of size 1, two virtual tokens: 1 / sqrt(e) is 1, the gate is sigmoid(ln 3) = 3/4."""
+    queries = BottleneckLayer(torch.nn.Linear(2, 2))
+    prefix = Prefix(BottleneckConfig(width=2, head_size=1, gated=True), 2, queries)
+    with torch.no_grad():
+        prefix.gate.bias.fill_(math.log(3))
+        prefix.keys.copy_(torch.tensor([[[0.0], [math.log(4)]], [[0.0], [math.log(2)]]]))
+        prefix.values.copy_(torch.tensor([[[5.0], [10.0]], [[3.0], [0.0]]]))
+    queries._given = torch.tensor([[1.0, -1.0]])
+    said = prefix.enter(torch.tensor([[100.0, 200.0]]))
+    # head 1 weighs its tokens 1:4, which gives 9; head 2 weighs them 1:1/2, which gives 2
+    torch.testing.assert_close(said, torch.tensor([[100 + 0.75 * 9, 200 + 0.75 * 2]]))
+
+
+@torch.no_grad()
+def test_a_prefix_says_the_same_from_a_cache() -> None:
+    model = apply_tuning(new_model("llama"), TuningConfig(method="unipelt"), "CAUSAL_LM").eval()
+    before = outputs(model)
+    for name, weight in model.named_parameters():
+        if name.endswith("default.values"):
+            torch.nn.init.normal_(weight)
+    whole = outputs(model)
+    assert (whole - before).abs().max() > 1e-3
+    first = model(input_ids=IDS[:, :10], use_cache=True)
+    rest = model(input_ids=IDS[:, 10:], past_key_values=first.past_key_values)
+    torch.testing.assert_close(torch.cat([first.logits, rest.logits], 1), whole, atol=1e-5, rtol=0)
+
+
+def test_an_attention_that_cannot_have_a_prefix_is_named() -> None:
+    model = new_model("llama")
+    model.model.layers[1].self_attn.o_proj = torch.nn.Linear(48, 32)
+    with pytest.raises(AlignmentError, match=r"the queries of model\.layers\.1\.self_attn\.o_proj are not"):
+        apply_tuning(model, TuningConfig(method="unipelt"), "CAUSAL_LM")
 
 
 def test_two_bottlenecks_on_one_base_switch_exactly() -> None:
@@ -250,6 +288,7 @@ def test_a_model_without_the_named_blocks() -> None:
         ({"method": "lorra"}, "did you mean 'lora'"),
         ({"method": "prefix", "layers": 1}, "drop layers"),
         ({"method": "hra", "rank": 3}, "even rank"),
+        ({"method": "unipelt", "target_modules": ["q_proj"]}, "drop target_modules"),
         ({"method": "lora", "rate_decay": 0}, "greater than 0"),
     ],
 )
