@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from alignment.config import Section
@@ -9,6 +11,18 @@ from alignment.evaluation.metrics import Metric
 from alignment.models import Dtype
 from alignment.scorers import Reward
 from rollout.types import Sampling
+
+
+class Comparisons(Section):
+    """Answers of two policies side by side, for a judge or people to compare."""
+
+    store: str = Field(
+        description="the label store that gets them, a file or a URL: one of its own, e.g. runs/eval.db, since labels "
+        "in the store of your training data would be trained on"
+    )
+    pairs: Literal["reference", "all"] = Field(
+        "reference", description="each policy against the reference, or every two"
+    )
 
 
 class EvalConfig(Section):
@@ -36,6 +50,9 @@ class EvalConfig(Section):
         None,
         description="held-out text whose perplexity is measured: JSONL or Parquet with a column `text`, or a text file",
     )
+    comparisons: Comparisons | None = Field(
+        None, description="where a judge or people are to compare the answers; see `align eval --labels`"
+    )
     dtype: Dtype = "auto"
     batch_size: int = Field(64, ge=1, description="answers sampled or scored at once")
     examples: int = Field(6, ge=0, description="prompts shown in the report")
@@ -52,6 +69,8 @@ class EvalConfig(Section):
     def _reference_is_a_policy(self) -> EvalConfig:
         if self.reference not in self.policies:
             raise ValueError(f"reference {self.reference!r} is none of policies: {', '.join(self.policies)}")
+        if self.comparisons and len(self.policies) == 1:
+            raise ValueError("comparisons need two policies or more: add one to policies")
         return self
 
     @property

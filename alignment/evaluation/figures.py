@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from alignment.evaluation.statistics import (
     ordered_alike,
     wins,
 )
+from alignment.evaluation.wins import Contest, by_score, figures_of
 
 Figures = dict[str, Any]
 
 
 def summarize(config: EvalConfig, sampled: Sampled, task: TaskMetrics | None = None) -> Figures:
-    """Flat figures: NAME.METRIC with NAME.METRIC.low and .high; by the metric `quality` also win.ONE.OTHER and,
-    where there is a reward model, reward.accuracy."""
+    """Flat figures: NAME.METRIC with NAME.METRIC.low and .high; by the metric `quality` also win.ONE.OTHER, and
+    where there is a reward model win_by.reward.ONE.OTHER and, with quality, reward.accuracy."""
     figures: Figures = {}
     answers = sampled.answers
     quality: dict[str, Array] = {}
@@ -52,6 +54,9 @@ def summarize(config: EvalConfig, sampled: Sampled, task: TaskMetrics | None = N
                 f"win.{one}.{other}",
                 bootstrap_mean(wins(quality[one], quality[other]), seed=config.seed),
             )
+    if config.reward:
+        for contest in by_reward(config, answers):
+            figures |= figures_of(contest, config.seed)
     if config.reward and quality:
         rewards = np.array([a.metrics["reward"] for a in answers if a.policy == config.reference])
         put_reward_accuracy(
@@ -64,6 +69,19 @@ def summarize(config: EvalConfig, sampled: Sampled, task: TaskMetrics | None = N
 
 def texts_and_rows(answers: Sequence[Answer]) -> tuple[list[str], list[int]]:
     return [a.text for a in answers], [a.prompt.row for a in answers]
+
+
+def by_reward(config: EvalConfig, answers: Sequence[Answer]) -> Iterator[Contest]:
+    """Every two policies by the reward model."""
+
+    def of(name: str, value: Callable[[Answer], float]) -> Array:
+        values = [value(a) for a in answers if a.policy == name]
+        return np.array(values, dtype=np.float64).reshape(-1, config.samples)
+
+    rewards = {name: of(name, lambda a: a.metrics["reward"]) for name in config.policies}
+    lengths = {name: of(name, lambda a: len(a.text)) for name in config.policies}
+    for one, other in combinations(reversed(list(config.policies)), 2):
+        yield by_score("reward", one, other, (rewards[one], rewards[other]), (lengths[one], lengths[other]))
 
 
 def put_reward_accuracy(figures: Figures, rewards: Array, quality: Array, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -142,19 +143,54 @@ def comparison_plots(figures: Mapping[str, Any], names: Sequence[str]) -> Plots:
 
 
 def win_rates(figures: Mapping[str, Any], names: Sequence[str]) -> list[Section]:
-    """One row a pair, if answers were compared at all."""
+    """One row for each two policies and whoever compared them, if answers were compared at all."""
     rows = [
-        [
-            f"{one} against {other}",
-            percent(figures[f"win.{one}.{other}"]),
-            f"{percent(figures[f'win.{one}.{other}.low'])} – {percent(figures[f'win.{one}.{other}.high'])}",
-        ]
-        for i, one in enumerate(names)
-        for other in names[:i]
+        [f"{one} against {other}", "the check", *rate(figures, f"win.{one}.{other}"), "–", "–", "–"]
+        for one, other in permutations(names, 2)
         if f"win.{one}.{other}" in figures
     ]
-    note = "How often an answer has the higher quality by the task's check, ties counted half."
-    return [Table("Win rates", ["", "wins", "95% interval"], rows, note)] if rows else []
+    for key in contested(figures):
+        for one, other in permutations(names, 2):
+            if key.endswith(f".{one}.{other}"):
+                rater = key.removeprefix("win_by.").removesuffix(f".{one}.{other}")
+                rows.append(
+                    [
+                        f"{one} against {other}",
+                        rater,
+                        *rate(figures, key),
+                        " ".join(rate(figures, f"{key}.length_controlled")),
+                        labelled(figures, key),
+                        percent(figures.get(f"{key}.order_consistent")),
+                    ]
+                )
+    note = (
+        "How often an answer is the better one, ties counted half, with 95% intervals from a bootstrap over prompts. "
+        "Length-controlled: the rate if answers were equally long (AlpacaEval 2's regression). Answers with the same "
+        "text are a tie and empty ones lose, without anybody being asked."
+    )
+    columns = ["", "by", "wins", "95% interval", "length-controlled", "labels", "same in both orders"]
+    return [Table("Win rates", columns, rows, note)] if rows else []
+
+
+def contested(figures: Mapping[str, Any]) -> list[str]:
+    """The keys win_by.RATER.ONE.OTHER."""
+    low = [key.removesuffix(".low") for key in figures if key.startswith("win_by.") and key.endswith(".low")]
+    return [key for key in low if not key.endswith(".length_controlled")]
+
+
+def rate(figures: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """A rate and its interval."""
+    if key not in figures:
+        return "–", ""
+    return percent(figures[key]), f"{percent(figures[f'{key}.low'])} – {percent(figures[f'{key}.high'])}"
+
+
+def labelled(figures: Mapping[str, Any], key: str) -> str:
+    """How many comparisons have a label, and of the others why not."""
+    if f"{key}.labelled" not in figures:
+        return "–"
+    others = {what: figures[f"{key}.{what}"] for what in ("settled", "failed", "waiting")}
+    return ", ".join([str(figures[f"{key}.labelled"]), *(f"{n} {what}" for what, n in others.items() if n)])
 
 
 def examples(rows: Sequence[Mapping[str, Any]], names: Sequence[str], count: int) -> Examples:

@@ -6,17 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alignment.config import load_config
+from alignment.console import note
+from alignment.errors import AlignmentError
+from alignment.evaluation.comparisons import (
+    FILE,
+    add_comparisons,
+    contests,
+    open_labels,
+    open_store,
+    pairs,
+    said_by_rater,
+)
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.figures import summarize
 from alignment.evaluation.measures import load_check, load_task_metrics, measure
 from alignment.evaluation.report import write_evaluation_report
 from alignment.evaluation.sampling import sample_all
 from alignment.evaluation.texts import load_texts
+from alignment.evaluation.wins import figures_of
 from alignment.files import write_text
 from alignment.models import base_of, resolve
 from alignment.prompts import load_prompts
 from alignment.runs import RunFolder
 from alignment.scorers import resolve_reward
+
+HOW_TO_LABEL = "`align judge run` or people with `align label` label them"
 
 
 def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
@@ -33,6 +48,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
         resolve_reward(config.reward)
     if config.text:
         load_texts(config.text)
+    store = open_store(config, prompts)
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
     sampled = sample_all(config, prompts, run)
     answers = sampled.answers
@@ -41,10 +57,40 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
         run.path / "answers.jsonl", "".join(json.dumps(a.row(), ensure_ascii=False) + "\n" for a in answers)
     )
     figures = summarize(config, sampled, task)
+    if store and config.comparisons:
+        outcomes = add_comparisons(config, run, store, answers)
+        figures |= {f"comparisons.{outcome}": count for outcome, count in outcomes.items()}
+        note(
+            f"eval: {outcomes['added'] + outcomes['duplicate']} comparisons are in {config.comparisons.store}: "
+            f"{HOW_TO_LABEL}, then `align eval --labels {config.run}` reads the labels"
+        )
     figures["prompts"] = len({a.prompt.row for a in answers})
     figures["too_long"] = len(prompts) - figures["prompts"]
     run.summarize(figures)
     write_evaluation_report(run.report, config, figures, [a.row() for a in answers])
+    return figures
+
+
+def read_labels(folder: Path) -> dict[str, Any]:
+    """Puts what judges and people said of a run's comparisons into its summary.json and report.html.
+
+    Raises AlignmentError for a folder without comparisons, or if nobody has labelled any.
+    """
+    run = RunFolder(folder)
+    if not (folder / "config.yaml").exists() or not (folder / FILE).exists():
+        raise AlignmentError(f"{folder} has no comparisons: run `align eval` with comparisons.store first")
+    config = load_config(EvalConfig, folder / "config.yaml")
+    store, rows = open_labels(config), run.rows(FILE)
+    found = list(contests(rows, said_by_rater(store)))
+    if not found:
+        raise AlignmentError(f"nobody has labelled the comparisons of {folder} yet: {HOW_TO_LABEL}")
+    figures = {
+        k: v for k, v in run.summary.items() if not k.startswith("win_by.") or k.startswith("win_by.reward.")
+    }
+    for contest in found:
+        figures |= figures_of(contest, config.seed)
+    run.summarize(figures)
+    write_evaluation_report(run.report, config, figures, run.rows("answers.jsonl"))
     return figures
 
 
@@ -55,6 +101,7 @@ def plan(config: EvalConfig) -> dict[str, Any]:
     if config.check:
         load_check(config.check)
     load_task_metrics(config)
+    compared = {"comparisons": len(pairs(config)) * prompts * config.samples} if config.comparisons else {}
     text = {"texts": len(load_texts(config.text))} if config.text else {}
     return {
         **{f"policy {name}": resolve(path) for name, path in config.policies.items()},
@@ -62,5 +109,6 @@ def plan(config: EvalConfig) -> dict[str, Any]:
         "answers": answers,
         "tokens to sample, at most": answers * config.sampling.max_new_tokens,
         **text,
+        **compared,
         "bases loaded": len({base_of(resolve(path)) for path in config.policies.values()}),
     }

@@ -23,3 +23,21 @@ def reward_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         score_mean=0.0, score_std=0.1, scored=2, measured_on="test", train_pairs=1, max_length=64
     ).write(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shaken_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with noise on its weights, which says other things. Do not write in it."""
+    import torch
+
+    from alignment.models import load_policy, load_tokenizer
+
+    torch.manual_seed(5)
+    model = load_policy(str(tiny_model))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.3)
+    folder = tmp_path_factory.mktemp("shaken") / "model"
+    model.save_pretrained(folder)
+    load_tokenizer(str(tiny_model)).save_pretrained(folder)
+    return folder

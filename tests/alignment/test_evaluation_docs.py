@@ -1,4 +1,4 @@
-"""docs/eval.md: its commands run, in their order, on a tiny model."""
+"""docs/eval.md: its commands run, in their order, on tiny models and against the stand-in judge."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from alignment.demo.stand_in_judge import MODEL, StandInJudge
 from tests.alignment.docs_commands import FOLDER, run_blocks
 
 DOCS = (FOLDER / "eval.md").read_text(encoding="utf-8")
 
 
-def test_every_command_runs(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("base", "tuned"):
-        shutil.copytree(tiny_model, tmp_path / name)
+def test_every_command_runs(
+    tmp_path: Path, tiny_model: Path, shaken_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base")
+    shutil.copytree(shaken_model, tmp_path / "tuned")
+    (tmp_path / "configs").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert run_blocks(DOCS, "sampling.max_new_tokens=8") == (2, 2)
-    assert json.loads(Path("runs/first/summary.json").read_text())["tuned.answers"] == 6
-    figures = json.loads(Path("runs/text/summary.json").read_text())
-    assert figures["tuned.perplexity"] == figures["base.perplexity"] > 1
+    with StandInJudge(lambda _, answer: len(answer) / 100) as server:
+        judge = {"base_url": server.base_url, "model": MODEL}
+        Path("configs/judge.yaml").write_text(json.dumps(judge))
+        assert run_blocks(DOCS) == (3, 5)
+    first, text, judged = (
+        json.loads(Path(f"runs/{run}/summary.json").read_text()) for run in ("first", "text", "judged")
+    )
+    assert first["tuned.answers"] == 6
+    assert text["tuned.perplexity"] > text["base.perplexity"] > 1
+    assert judged[f"win_by.judge:{MODEL}.tuned.base.labelled"] > 0
