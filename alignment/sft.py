@@ -96,7 +96,8 @@ def build_trainer(
     from trl import SFTConfig as Arguments
     from trl import SFTTrainer
 
-    from alignment.sft_monitor import GENERAL, HELD_OUT, Forgetting
+    from alignment.sft_monitor import GENERAL, HELD_OUT, Forgetting, TaskForgetting
+    from alignment.sft_tasks import measure, read_tasks
     from alignment.trainer_progress import quiet_arguments
     from alignment.tuning.apply import apply_tuning, training_dtype
     from alignment.tuning.training import prepare as prepare_tuning
@@ -125,6 +126,7 @@ def build_trainer(
     watched = {HELD_OUT: table(data.held_out)}
     if config.general:
         watched[GENERAL] = table(general_examples(config.general, tokenizer, config.max_length))
+    tasks = read_tasks(config.general_tasks, tokenizer, config.max_length) if config.general_tasks else None
     arguments = Arguments(
         output_dir=str(run.checkpoints),
         seed=config.seed,
@@ -164,6 +166,10 @@ def build_trainer(
         trainer.add_callback(EarlyStoppingCallback(config.patience))
     if config.general:
         trainer.add_callback(Forgetting(config.forgetting_alarm))
+    if tasks:
+        unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+        measured = partial(measure, unwrapped, tokenizer, tasks, config.microbatch)
+        trainer.add_callback(TaskForgetting(measured, run, config.tasks_alarm))
     prepare_tuning(trainer, config.tuning, "sft")
     return trainer
 
@@ -186,19 +192,25 @@ def general_examples(path: str, tokenizer: PreTrainedTokenizerBase, max_length: 
 
 def fit(trainer: SFTTrainer, run: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
     """Trains and returns what was measured."""
-    from alignment.sft_monitor import GENERAL, HELD_OUT, Forgetting, perplexity
+    from alignment.sft_monitor import GENERAL, HELD_OUT, Forgetting, TaskForgetting, perplexity
     from alignment.trainer_progress import train_with_progress
     from alignment.tuning.apply import trainable_share
 
-    forgetting = next((c for c in trainer.callback_handler.callbacks if isinstance(c, Forgetting)), None)
+    callbacks = trainer.callback_handler.callbacks
+    forgetting = next((c for c in callbacks if isinstance(c, Forgetting)), None)
+    tasks = next((c for c in callbacks if isinstance(c, TaskForgetting)), None)
     if forgetting:
         forgetting.begin(trainer)
+    if tasks:
+        tasks.begin()
     started = time.perf_counter()
     result = train_with_progress(trainer, run, "sft", checkpoint)
     seconds = time.perf_counter() - started
     held_out = trainer.evaluate(trainer.eval_dataset[HELD_OUT])
     if forgetting:
         forgetting.see(math.log(perplexity(trainer, GENERAL)), result.global_step)
+    if tasks:
+        tasks.see(result.global_step)
     tokens = trainer.state.num_input_tokens_seen
     run.log({"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}, "timings.jsonl")
     return {
@@ -206,6 +218,7 @@ def fit(trainer: SFTTrainer, run: RunFolder, checkpoint: Path | None) -> dict[st
         "loss": next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row),
         "held_out_loss": held_out["eval_loss"],
         **(forgetting.figures() if forgetting else {}),
+        **(tasks.figures() if tasks else {}),
         "tokens": tokens,
         "parameters": trainer.model.num_parameters(),
         "trainable_share": trainable_share(trainer.model),

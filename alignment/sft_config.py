@@ -43,6 +43,13 @@ class SFTConfig(Section):
     forgetting_alarm: float = Field(
         1.2, gt=1, description="say so once the perplexity of `general` is so many times what it was"
     )
+    general_tasks: str | None = Field(
+        None,
+        description="questions to answer before, during and after: rows with `prompt`, `answer` and perhaps `choices`",
+    )
+    tasks_alarm: float = Field(
+        0.05, ge=0, lt=1, description="say so once so large a share of `general_tasks` is not done any more"
+    )
     held_out: int = Field(256, ge=1, description="examples kept for the held-out loss, at most a tenth")
     tuning: TuningConfig = Field(
         TuningConfig(), description="which weights are trained; a new model is tuned in full"

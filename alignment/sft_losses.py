@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,17 @@ def kept_losses(
 
     bits: of a packed base, None for a plain one; rows: examples a forward.
     """
+    import torch
+
     file = folder / f"{key(model, bits, examples)}.json"
     if file.exists():
         found: list[float] = json.loads(file.read_text(encoding="utf-8"))
         return found
     policy = load_policy(model.path, model.dtype, four_bit=bits == 4, eight_bit=bits == 8)
-    found = losses(policy, examples, rows)
+    if bits is None and torch.cuda.is_available():  # a packed one is there already
+        policy = policy.to("cuda")
+    with progress_bar("base loss", len(examples)) as advance:
+        found = losses(policy, examples, rows, advance)
     write_json(file, found)
     return found
 
@@ -49,34 +54,38 @@ def key(model: ModelConfig, bits: int | None, examples: Iterable[Encoded]) -> st
     return digest.hexdigest()[:32]
 
 
-def losses(model: PreTrainedModel, examples: Sequence[Encoded], rows: int) -> list[float]:
-    """Of each example the mean negative log-likelihood of its labels under `model`, in nats."""
+def losses(
+    model: PreTrainedModel,
+    examples: Sequence[Encoded],
+    rows: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[float]:
+    """Of each example the mean negative log-likelihood of its labels under `model`, in nats; `rows` a forward."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from alignment.sft_data import IGNORED
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
+    device = next(model.parameters()).device
     by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
     found = [0.0] * len(examples)
-    with progress_bar("base loss", len(examples)) as advance, torch.no_grad():
-        for begin in range(0, len(examples), rows):
-            batch = by_length[begin : begin + rows]
-            width = len(examples[batch[-1]].input_ids)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            labels = torch.full((len(batch), width), IGNORED)
-            mask = torch.zeros(len(batch), width, dtype=torch.long)
-            for row, i in enumerate(batch):
-                length = len(examples[i].input_ids)
-                ids[row, :length] = torch.tensor(examples[i].input_ids)
-                labels[row, :length] = torch.tensor(examples[i].labels)
-                mask[row, :length] = 1
+    for begin in range(0, len(examples), rows):
+        batch = by_length[begin : begin + rows]
+        width = len(examples[batch[-1]].input_ids)
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        labels = torch.full((len(batch), width), IGNORED)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            length = len(examples[i].input_ids)
+            ids[row, :length] = torch.tensor(examples[i].input_ids)
+            labels[row, :length] = torch.tensor(examples[i].labels)
+            mask[row, :length] = 1
+        with torch.no_grad():
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()
-            targets = labels[:, 1:].to(device)
-            nats = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-            means = nats.sum(1) / (targets != IGNORED).sum(1)
-            for i, mean in zip(batch, means.tolist(), strict=True):
-                found[i] = mean
-            advance(len(batch))
+        targets = labels[:, 1:].to(device)
+        nats = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        means = nats.sum(1) / (targets != IGNORED).sum(1)
+        for i, mean in zip(batch, means.tolist(), strict=True):
+            found[i] = mean
+        progress(len(batch))
     return found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.console import note
+from alignment.runs import RunFolder
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -55,6 +57,43 @@ class Forgetting(TrainerCallback):
             "general_perplexity": self.latest,
             "forgetting_alarm": self.raised,
         }
+
+
+class TaskForgetting(TrainerCallback):
+    """Measures a suite of tasks at every checkpoint, and says so once fewer are done than before by over `alarm`."""
+
+    def __init__(self, measure: Callable[[], dict[str, float]], run: RunFolder, alarm: float) -> None:
+        """measure: "accuracy" and its parts, of the model as it is; alarm: a share of all tasks."""
+        self.measure = measure
+        self.run = run
+        self.alarm = alarm
+        self.before: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
+        self.raised = False
+
+    def begin(self) -> None:
+        """Measure the model as it is, before its first step."""
+        self.before = self.measure()
+
+    def see(self, step: int) -> None:
+        self.latest = self.measure()
+        self.run.log({"step": step, **{f"tasks_{name}": share for name, share in self.latest.items()}})
+        if not self.raised and self.latest["accuracy"] < self.before["accuracy"] - self.alarm:
+            self.raised = True
+            note(
+                f"sft: forgetting: at step {step} the model does {self.latest['accuracy']:.1%} of `general_tasks`, and "
+                f"did {self.before['accuracy']:.1%}: lower learning_rate or epochs, train adapters, or mix general "
+                "data in"
+            )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step < state.max_steps:  # the last is measured once the best is back
+            self.see(state.global_step)
+
+    def figures(self) -> dict[str, Any]:
+        return {"tasks_before": self.before, "tasks": self.latest, "tasks_alarm": self.raised}
 
 
 def perplexity(trainer: Trainer, name: str) -> float:

@@ -16,8 +16,10 @@ DOCS = (FOLDER / "sft.md").read_text(encoding="utf-8")
 def test_every_command_runs(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_model, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    assert run_blocks(DOCS, "max_length=200") == (3, 7)
+    assert run_blocks(DOCS, "max_length=200") == (3, 8)
     assert json.loads(Path("runs/weighed/summary.json").read_text())["shares"] == {"zh": 0.7, "en": 0.3}
     stages = json.loads(Path("runs/stages/summary.json").read_text())["stages"]
     assert [stage["data"] for stage in stages] == [["zh"], ["en", "graded"]]
+    examined = json.loads(Path("runs/examined/summary.json").read_text())
+    assert set(examined["tasks_before"]) == {"accuracy", "multiple_choice", "exact_match"}
     assert "general_perplexity" in json.loads(Path("runs/watched/summary.json").read_text())
