@@ -11,6 +11,18 @@ from alignment.sft_mixture import check_weights
 from alignment.tuning.config import TuningConfig
 
 
+class TeacherConfig(ModelConfig):
+    """A larger model of the same vocabulary, whose distribution over tokens is learnt."""
+
+    beta: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="0: cover all that the teacher might say (forward KL); 1: say only what it would (reverse KL); "
+        "between: both",
+    )
+
+
 class SFTConfig(Section):
     """`align sft`: a model learns to give the answers in `data`. The loss is on the answers only."""
 
@@ -18,6 +30,9 @@ class SFTConfig(Section):
     seed: int = 0
     model: ModelConfig | None = Field(None, description="the model to start from; or give `scratch`")
     scratch: ScratchConfig | None = Field(None, description="start from a new small model of this shape")
+    teacher: TeacherConfig | None = Field(
+        None, description="learn its distribution at every token of the answers, not the answers alone"
+    )
     data: str | dict[str, str] = Field(
         description="JSONL or Parquet with `prompt` and `completion`, or `messages`; or several, {name: path, ...}"
     )
@@ -62,6 +77,11 @@ class SFTConfig(Section):
     learning_rate: float = Field(1e-4, gt=0, description="peak; LoRA likes 1e-4, full tuning 1e-5")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises")
     max_length: int = Field(1024, ge=8, description="tokens; longer examples are left out and counted")
+    packing: bool = Field(
+        False,
+        description="fill rows of max_length tokens with several examples, which do not see each other; batch_size "
+        "and microbatch then count such rows",
+    )
     neftune: float | None = Field(
         None, gt=0, description="noise on the embeddings (NEFTune; Jain et al. 2023), e.g. 5; null: none"
     )
@@ -91,6 +111,14 @@ class SFTConfig(Section):
             raise ValueError("give weights or a temperature, not both")
         if self.weights and not isinstance(self.data, str):
             check_weights(self.weights, list(self.data))
+        if self.packing and self.sequential:
+            raise ValueError(
+                "packing puts long and short examples together: drop packing, or order and stages"
+            )
+        if self.packing and self.tuning.spec.prompt:
+            raise ValueError(
+                f"{self.tuning.method} puts a prompt before every row, which packing cannot: drop one"
+            )
         self.check_order()
         if self.batch_size % self.microbatch:
             raise ValueError(

@@ -90,7 +90,8 @@ def test_microbatches_do_not_change_the_result(trained, data, tmp_path):
     settings = config(
         tmp_path / "micro", data, SCRATCH, "max_steps=12", "learning_rate=1e-2", "held_out=10", "microbatch=4"
     )
-    train_sft(settings)
+    again = train_sft(settings)
+    assert again["held_out_loss"] == pytest.approx(trained[1]["held_out_loss"], rel=1e-4)
     one, two = (
         [json.loads(line).get("grad_norm", 0) for line in (f / "metrics.jsonl").read_text().splitlines()]
         for f in (folder, tmp_path / "micro")

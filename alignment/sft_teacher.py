@@ -1,0 +1,83 @@
+"""Distillation: the student learns what a larger teacher would say at every token of the answers, not these alone."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from alignment.errors import AlignmentError
+from alignment.models import load_policy, load_tokenizer
+from alignment.sft_config import TeacherConfig
+from alignment.sft_data import IGNORED
+from alignment.sft_evaluation import AnswerTrainer
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+from trl.experimental.gkd import GKDTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_teacher(config: TeacherConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Raises AlignmentError unless the teacher has the student's vocabulary: their distributions are compared."""
+    if load_tokenizer(config.path).get_vocab() != tokenizer.get_vocab():
+        raise AlignmentError(
+            f"teacher.path={config.path} has another vocabulary than the student, so their distributions cannot be "
+            "compared: take a teacher of the same family, or sample its answers with `align rollout` and learn those"
+        )
+    return load_policy(config.path, config.dtype).requires_grad_(False)
+
+
+class DistillationTrainer(AnswerTrainer):
+    """Trains on the divergence from the teacher (generalized Jensen-Shannon; Agarwal et al. 2024), per answer token.
+
+    Evaluation is on the plain loss, so that held-out loss and perplexity mean what they do without a teacher.
+    """
+
+    def __init__(self, *args: Any, teacher: PreTrainedModel, beta: float, **kwargs: Any) -> None:
+        """beta: 0 for KL(teacher || student), 1 for KL(student || teacher), between: a mixture of both."""
+        super().__init__(*args, **kwargs)
+        self.teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True).eval()
+        self.beta = beta
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        if not self.model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        total, tokens = self.summed_divergence(model, inputs)
+        if num_items_in_batch is None:
+            return total / max(tokens, 1)
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return total / num_items_in_batch * ranks  # DDP averages over them
+
+    def summed_divergence(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, int]:
+        """Over the answer tokens of a batch, in nats; and how many these are."""
+        said = {name: value for name, value in inputs.items() if name != "labels"} | {"use_cache": False}
+        predicts = inputs["labels"][:, 1:] != IGNORED  # (b, tokens - 1)
+        student = model(**said).logits[:, :-1][predicts]  # (answer tokens, vocabulary)
+        with torch.no_grad():
+            teacher = self.teacher(**said).logits[:, :-1][predicts]
+        width = min(student.shape[-1], teacher.shape[-1])  # some models round their vocabulary up
+        total = GKDTrainer.generalized_jsd_loss(
+            student[:, :width].float(), teacher[:, :width].float(), beta=self.beta, reduction="sum"
+        )
+        return total, len(student)
+
+    @torch.no_grad()
+    def divergence(self, dataset: Any) -> float:
+        """From the teacher, a token of the answers in `dataset`, in nats."""
+        self.model.eval()
+        total, tokens = 0.0, 0
+        for batch in self.get_eval_dataloader(dataset):
+            with self.compute_loss_context_manager():
+                some, count = self.summed_divergence(self.model, self._prepare_inputs(batch))
+            total, tokens = total + some.item(), tokens + count
+        return total / tokens
