@@ -16,6 +16,7 @@ from rollout.types import RolloutEngine
 from rollout.weights import has_adapters, is_four_bit
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from rollout.transformers_engine import TransformersEngine
@@ -56,14 +57,15 @@ def build_engine(
     *,
     seed: int,
     max_batch: int,
+    value_head: nn.Linear | None = None,
 ) -> RolloutEngine:
-    """The engine that samples from `policy`, which was loaded from `path`.
+    """The engine that samples from `policy`, which was loaded from `path`; the embedded one asks `value_head` too.
 
     One that copies has the base alone at first: the policy is to be delivered (`alignment.delivery`).
     Raises RolloutError, or AlignmentError if vLLM is not installed.
     """
     if name == "transformers":
-        return embedded_engine(policy, tokenizer, seed=seed, max_batch=max_batch)
+        return embedded_engine(policy, tokenizer, seed=seed, max_batch=max_batch, value_head=value_head)
     stops, base = stop_token_ids(policy, tokenizer), base_of(resolve(path))
     if name == "vllm-server":
         from rollout.vllm_server_engine import VllmServerEngine
@@ -94,13 +96,20 @@ def build_engine(
 
 
 def embedded_engine(
-    model: Any, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_batch: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    max_batch: int,
+    value_head: nn.Linear | None = None,
 ) -> TransformersEngine:
-    """The engine that samples from `model` in this process."""
+    """The engine that samples from `model` in this process, and asks `value_head`, a critic's on its trunk."""
     from rollout.transformers_engine import TransformersEngine
 
     stops = stop_token_ids(model, tokenizer)
-    return TransformersEngine(model, stops, tokenizer.pad_token_id, seed=seed, max_batch=max_batch)
+    return TransformersEngine(
+        model, stops, tokenizer.pad_token_id, seed=seed, max_batch=max_batch, value_head=value_head
+    )
 
 
 def rank_of(policy: Any) -> int | None:

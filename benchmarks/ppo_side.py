@@ -69,7 +69,13 @@ def run(model: str, peers: str, steps: int, overrides: Sequence[str]) -> dict[st
     ids = make_tiny.prompts(4096, task["vocab"], task["clusters"], 12, 32, 7)
     prompts = [EncodedPrompt(row, [{"role": "user", "content": ""}], p) for row, p in enumerate(ids, 1)]
     scorer = GoodTokens(task["vocab"], task["clusters"], make_tiny.FIRST, make_tiny.SCALE)
-    engine = embedded_engine(models.policy(), tokenizer, seed=config.seed, max_batch=config.episodes)
+    engine = embedded_engine(
+        models.policy(),
+        tokenizer,
+        seed=config.seed,
+        max_batch=config.episodes,
+        value_head=models.value_head if config.asks_engine_for_values else None,
+    )
     trainer = PPOTrainer(config, models, engine, scorer, prompts, tokenizer)
     trainer.clock = time.process_time
     rows: list[dict[str, Any]] = []
@@ -78,7 +84,8 @@ def run(model: str, peers: str, steps: int, overrides: Sequence[str]) -> dict[st
         metrics = trainer.step()
         cpu = time.process_time() - started
         rows.append({"cpu": cpu, "phases": dict(trainer.seconds), **metrics})
-    measured = rows[1:] or rows
+    # the engine is measured in the first two iterations where it is to be trusted
+    measured = rows[2 if config.old_logprobs == "engine" else 1 :] or rows
     return {
         "cpu": sum(row["cpu"] for row in measured) / len(measured),
         "phases": {k: sum(r["phases"][k] for r in measured) / len(measured) for k in rows[0]["phases"]},

@@ -10,7 +10,7 @@ import torch
 
 from rollout.attention import attention_for_decoding, decodes_alike
 from rollout.errors import RolloutError
-from rollout.merging import adapters_merged
+from rollout.merging import adapters_merged, for_few_rows
 from rollout.sampling import draw, sampling_logprobs
 from rollout.seeded import Seeded
 from rollout.types import Completion, Sampling, require_room
@@ -36,8 +36,12 @@ class TransformersEngine(Seeded):
         *,
         seed: int = 0,
         max_batch: int = 64,
+        value_head: torch.nn.Linear | None = None,
     ) -> None:
-        """Any of `stop_token_ids` ends an answer (chat models have several); `pad_token_id` may be one."""
+        """Any of `stop_token_ids` ends an answer (chat models have several); `pad_token_id` may be one.
+
+        value_head: of a critic on the model's own trunk, to be asked on the way: (d,) -> 1.
+        """
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise RolloutError(
                 "a policy with virtual tokens (prompt, p_tuning, prefix) would answer without them here: sample "
@@ -47,6 +51,7 @@ class TransformersEngine(Seeded):
         self.stop_token_ids = tuple(stop_token_ids)
         self.pad_token_id = pad_token_id
         self.max_batch = max_batch
+        self.value_head = value_head
         super().__init__(seed)
         self.lean: bool | None = None  # whether the model takes our own attention: seen at the first call
 
@@ -75,11 +80,11 @@ class TransformersEngine(Seeded):
         order = sorted(wanted, key=lambda i: len(prompt_ids[i]))
         completions: dict[int, Completion] = {}
         model = self.model
-        with evaluating(model), adapters_merged(model), contiguous_head(model), self._attention():
+        with evaluating(model), adapters_merged(model), head_for_decoding(model) as read, self._attention():
             for start in range(0, len(order), self.max_batch):
                 batch = order[start : start + self.max_batch]
                 prompts = [prompt_ids[i] for i in batch]
-                done = self._decode(prompts, uniforms[batch], sampling, context)
+                done = self._decode(prompts, uniforms[batch], sampling, context, read)
                 completions |= zip(batch, done, strict=True)
         return [completions[i] for i in wanted]
 
@@ -100,9 +105,17 @@ class TransformersEngine(Seeded):
 
     @torch.no_grad()
     def _decode(
-        self, prompts: list[Sequence[int]], uniforms: torch.Tensor, sampling: Sampling, context: int
+        self,
+        prompts: list[Sequence[int]],
+        uniforms: torch.Tensor,
+        sampling: Sampling,
+        context: int,
+        read: list[torch.Tensor],
     ) -> list[Completion]:
-        """One batch, left-padded. Finished rows leave the batch, cache and all, `DROPPED` or more at a time."""
+        """One batch, left-padded. Finished rows leave the batch, cache and all, `DROPPED` or more at a time.
+
+        read: holds what the head read last (b, 1, d).
+        """
         from rollout.cache import growing_cache
         from rollout.replay import ReplayedStep, replays
 
@@ -114,7 +127,7 @@ class TransformersEngine(Seeded):
         stops = torch.tensor(self.stop_token_ids, device=device, dtype=torch.long)
         uniforms = uniforms.to(device)
         tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
-        logprobs = torch.zeros(len(prompts), sampling.max_new_tokens, device=device)
+        logprobs, values = torch.zeros(2, len(prompts), sampling.max_new_tokens, device=device)
         counts, stopped = torch.zeros_like(lengths), torch.zeros_like(lengths, dtype=torch.bool)
         rows = torch.arange(len(prompts), device=device)  # those still in the batch
         going = torch.ones_like(stopped)  # of `rows`: not finished
@@ -141,6 +154,8 @@ class TransformersEngine(Seeded):
             token = distribution.argmax(-1) if greedy else draw(distribution, uniforms[rows, step])
             tokens[rows, step] = token
             logprobs[rows, step] = distribution.gather(-1, token[:, None])[:, 0]
+            if self.value_head is not None:
+                values[rows, step] = self.value_head(read[0][:, -1].to(self.value_head.weight.dtype))[:, 0]
             counts[rows] += going
             stopped[rows] |= going & torch.isin(token, stops)
 
@@ -162,9 +177,15 @@ class TransformersEngine(Seeded):
                 "the policy's logits are not finite: its weights are broken (did training diverge?)"
             )
         return [
-            Completion(tuple(t[:n]), tuple(p[:n]), "stop" if s else "length", self.version)
-            for t, p, n, s in zip(
-                tokens.tolist(), logprobs.tolist(), counts.tolist(), stopped.tolist(), strict=True
+            Completion(
+                tuple(t[:n]),
+                tuple(p[:n]),
+                "stop" if s else "length",
+                self.version,
+                tuple(v[:n]) if self.value_head is not None else (),
+            )
+            for t, p, v, n, s in zip(
+                *(x.tolist() for x in (tokens, logprobs, values, counts, stopped)), strict=True
             )
         ]
 
@@ -180,13 +201,25 @@ def pad_left(
 
 
 @contextmanager
-def contiguous_head(model: Any) -> Iterator[None]:
-    """The head's inputs laid out in a line: of a slice, matmul would copy the head's weights for every row."""
+def head_for_decoding(model: Any) -> Iterator[list[torch.Tensor]]:
+    """The head as few rows are best multiplied by it; yields a list of what it read last: hidden states (b, t, d).
+
+    They are laid out in a line: of a slice, matmul would copy the head's weights for every row.
+    """
     head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _head, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    read: list[torch.Tensor] = []
+
+    def before(_head: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        read[:] = [inputs[0].contiguous()]
+        return (read[0], *inputs[1:])
+
+    hook, weight = head.register_forward_pre_hook(before), head.weight
+    if type(head) is torch.nn.Linear and type(weight) is torch.nn.Parameter:
+        head.weight = torch.nn.Parameter(for_few_rows(weight.data), requires_grad=False)
     try:
-        yield
+        yield read
     finally:
+        head.weight = weight
         hook.remove()
 
 

@@ -32,12 +32,14 @@ class Completion:
     logprobs: of each of token_ids under the sampling temperature, in nats; same length.
     finish_reason: "stop" (a stop token was sampled) or "length" (it ran into the limit).
     policy_version: of the weights that made it, as returned by `RolloutEngine.sync`.
+    values: what a value head said before each of token_ids, where the engine was given one; else empty.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     policy_version: int
+    values: tuple[float, ...] = ()
 
 
 class RolloutEngine(Protocol):

@@ -111,8 +111,8 @@ class PPOConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     old_logprobs: Literal["recompute", "engine"] = Field(
         "recompute",
-        description="engine: the engine's own, where they prove exact; saves a forward where no critic shares the "
-        "policy's trunk",
+        description="engine: the engine's own, and the values with them where the critic shares the policy's trunk, if "
+        "they prove exact; saves a forward",
     )
     importance_cap: float | None = Field(
         None,
@@ -163,6 +163,11 @@ class PPOConfig(Section):
                 "vllm-server, or openai with `align rollout`"
             )
         return engine
+
+    @property
+    def asks_engine_for_values(self) -> bool:
+        """Whether the policy itself samples, with the critic on its trunk, and is taken at its word."""
+        return self.old_logprobs == "engine" and self.has_critic and self.critic.trunk == "policy"
 
     @model_validator(mode="after")
     def _where_the_critic_sits(self) -> PPOConfig:
@@ -216,10 +221,10 @@ class PPOConfig(Section):
             raise ValueError(
                 "reference_on_cpu is for tuning.method=full: an adapter's reference is the base itself, no copy"
             )
-        if self.old_logprobs == "engine" and self.has_critic and self.critic.trunk == "policy":
+        if self.asks_engine_for_values and self.engine != "transformers":
             raise ValueError(
                 "old_logprobs=engine saves nothing where the critic shares the policy's trunk, which is run for its "
-                "values: set critic.trunk=own, or leave old_logprobs at recompute"
+                "values: set critic.trunk=own or engine=transformers, or leave old_logprobs at recompute"
             )
         if self.sampling.temperature == 0:
             raise ValueError("PPO needs sampling.temperature above 0: greedy answers carry no exploration")

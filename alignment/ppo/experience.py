@@ -15,12 +15,16 @@ from rollout.types import Completion
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Answers as the engine gave them. sequences: b rows; engine_logprobs: (b, r); truncated: (b,) bool."""
+    """Answers as the engine gave them.
+
+    sequences: b rows; engine_logprobs: (b, r); truncated: (b,) bool; engine_values: (b, r), where it has the critic's.
+    """
 
     sequences: Sequences
     texts: list[str]
     engine_logprobs: Tensor
     truncated: Tensor
+    engine_values: Tensor | None = None
 
     @classmethod
     def from_completions(
@@ -29,8 +33,15 @@ class Rollouts:
         """Truncation is what the engine says ("length"): a chat model has several stop tokens, so ids cannot tell."""
         sequences = join(prompts, [c.token_ids for c in completions], pad_id)
         flat = torch.tensor([p for c in completions for p in c.logprobs])
+        values = torch.tensor([v for c in completions for v in c.values])
         truncated = torch.tensor([c.finish_reason == "length" for c in completions])
-        return cls(sequences, texts, sequences.to_rows(flat), truncated)
+        return cls(
+            sequences,
+            texts,
+            sequences.to_rows(flat),
+            truncated,
+            sequences.to_rows(values) if len(values) else None,
+        )
 
     def figures(self, logprobs: Tensor, reference: Tensor) -> dict[str, float]:
         """What is told of any answers: their KL, from (b, r) log-probabilities of policy and reference, in nats an

@@ -163,6 +163,7 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
         config.policy.path,
         seed=config.seed,
         max_batch=config.episodes,
+        value_head=models.value_head if config.asks_engine_for_values else None,
     )
     room = min(context_length(policy), engine.context) - config.sampling.max_new_tokens
     encoded = encode_prompts(prompts, tokenizer, room, run.path / "rejected_prompts.jsonl")

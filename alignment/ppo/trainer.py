@@ -185,9 +185,14 @@ class PPOTrainer:
         if self.iteration == 0 and not self.models.value_head.weight.any():
             # a critic that knows nothing yet starts at the mean: else lambda < 1 shortens answers by itself
             self.models.value_head.bias.fill_(float(shaped.mean()))
-        found = self.evaluate(sequences, policy=self.recomputes)
-        sequences, reference, values = found.sequences, found.reference, found.values
-        old = found.logprobs if self.recomputes else rollouts.engine_logprobs
+        found = self.evaluate(
+            sequences, policy=self.recomputes, critic=self.recomputes or rollouts.engine_values is None
+        )
+        sequences, reference = found.sequences, found.reference
+        old, values = found.logprobs, found.values
+        if not self.recomputes:
+            old = rollouts.engine_logprobs
+            values = values if rollouts.engine_values is None else rollouts.engine_values
         mask = sequences.response_mask
         kl = kl_estimate(old, reference, "k1")
         rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
@@ -204,7 +209,12 @@ class PPOTrainer:
             gap = (old - rollouts.engine_logprobs).abs()
             seen["entropy"] = float(masked_mean(found.entropy, mask))
             seen |= {"engine_gap_mean": float(masked_mean(gap, mask)), "engine_gap_max": float(gap.max())}
-            self.check_engine(seen["engine_gap_mean"], seen["engine_gap_max"])
+            largest = seen["engine_gap_max"]
+            if (
+                rollouts.engine_values is not None and self.iteration > 0
+            ):  # in the first the head is moved, above
+                largest = max(largest, float((found.values - rollouts.engine_values).abs().max()))
+            self.check_engine(seen["engine_gap_mean"], largest)
         if self.sampler.delivery:
             seen["delivery_gap"] = self.sampler.delivery.gap
         if self.importance_cap:
@@ -223,12 +233,11 @@ class PPOTrainer:
 
     def check_engine(self, mean: float, largest: float) -> None:
         """What is done about an engine whose log-probabilities are off by so many nats a token: if more than rounding,
-        they are trusted no more; if it is as if another policy had sampled, its tokens are weighted."""
+        or its values are (in units of reward), they are trusted no more; if it is as if another policy had sampled,
+        its tokens are weighted."""
         if self.trusts_engine and largest > EXACT:
             self.trusts_engine = False
-            note(
-                f"PPO: the engine's log-probabilities are off by up to {largest:.1g}: old_logprobs=recompute instead"
-            )
+            note(f"PPO: what the engine says is off by up to {largest:.1g}: old_logprobs=recompute instead")
         if self.importance_cap is None and mean > NOTICEABLE:
             self.importance_cap = CAP
             note(
@@ -236,8 +245,8 @@ class PPOTrainer:
                 f"weighted by old / engine probability, at most {CAP:g} (importance_cap)"
             )
 
-    def evaluate(self, sequences: Sequences, *, policy: bool = True) -> Evaluation:
-        """What the models say of each response token; of the policy only if asked."""
+    def evaluate(self, sequences: Sequences, *, policy: bool = True, critic: bool = True) -> Evaluation:
+        """What the models say of each response token; policy and critic only if asked."""
         config = self.config
         return evaluate(
             self.models,
@@ -245,7 +254,7 @@ class PPOTrainer:
             config.sampling.temperature,
             config.microbatch,
             policy=policy,
-            critic=config.has_critic,
+            critic=critic and config.has_critic,
         )
 
     def advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Options of PPO that trade one resource for another: each changes what a run costs, not what it computes."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -131,6 +132,36 @@ def test_an_exact_engines_logprobs_save_a_forward(tiny_model, passes, changes):
     assert {k: row[k] for k in known} == pytest.approx({k: other[k] for k in known}, rel=1e-3, abs=1e-4)
 
 
+SHARED = {"old_logprobs": "engine", "critic": {"trunk": "policy", "learning_rate": 1e-2}}
+
+
+def test_an_exact_engines_values_save_the_trunks_forward(tiny_model):
+    trainer = make_trainer(tiny_model, **SHARED)
+    plain = make_trainer(tiny_model, **(SHARED | {"old_logprobs": "recompute"}))
+    for _ in range(2):
+        assert trainer.step() == plain.step()
+    ran = []
+    policy_states = trainer.models.policy_states
+    trainer.models.policy_states = lambda batch: ran.append(torch.is_grad_enabled()) or policy_states(batch)
+    row, other = trainer.step(), plain.step()
+    assert ran
+    assert all(ran)  # in updates only
+    known = row.keys() - {"entropy"}
+    assert {k: row[k] for k in known} == pytest.approx({k: other[k] for k in known}, rel=1e-3, abs=1e-4)
+
+
+def test_an_engine_whose_values_are_not_exact_is_not_believed(tiny_model, capsys):
+    trainer = make_trainer(tiny_model, **SHARED)
+    engine = trainer.sampler.engine
+    trainer.step()
+    engine.value_head = copy.deepcopy(engine.value_head)
+    with torch.no_grad():
+        engine.value_head.bias += 0.01
+    trainer.step()
+    assert not trainer.trusts_engine
+    assert "PPO: what the engine says is off by up to 0.01" in capsys.readouterr().err
+
+
 def test_an_engine_that_is_not_exact_is_not_believed(tiny_model, capsys):
     trainer = inexact(make_trainer(tiny_model, **ENGINE))
     first = trainer.step()
@@ -139,7 +170,7 @@ def test_an_engine_that_is_not_exact_is_not_believed(tiny_model, capsys):
     second = trainer.step()
     assert second["engine_gap_max"] == pytest.approx(0.01, rel=1e-2)
     assert not trainer.trusts_engine
-    line = "PPO: the engine's log-probabilities are off by up to 0.01: old_logprobs=recompute instead"
+    line = "PPO: what the engine says is off by up to 0.01: old_logprobs=recompute instead"
     assert capsys.readouterr().err.count(line) == 1
     plain = inexact(make_trainer(tiny_model, **(ENGINE | {"old_logprobs": "recompute"})))
     rows = [plain.step() for _ in range(3)]
@@ -260,7 +291,7 @@ def test_a_reference_on_the_cpu_answers_on_the_gpu(tiny_model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"old_logprobs": "engine"}, "set critic.trunk=own"),
+        ({"old_logprobs": "engine", "engine": "vllm"}, "set critic.trunk=own"),
         ({"reference_on_cpu": True}, "reference_on_cpu is for tuning.method=full"),
         ({"importance_cap": 0.0}, "importance_cap"),
     ],

@@ -57,7 +57,12 @@ def make_trainer(model, scorer=None, **changes):
     prompts = encode_prompts(messages, tokenizer, room=100, rejects=Path("unused"))
     policy = models.policy()
     engine = TransformersEngine(
-        policy, stop_token_ids(policy, tokenizer), tokenizer.pad_token_id, seed=config.seed, max_batch=16
+        policy,
+        stop_token_ids(policy, tokenizer),
+        tokenizer.pad_token_id,
+        seed=config.seed,
+        max_batch=16,
+        value_head=models.value_head if config.asks_engine_for_values else None,
     )
     return PPOTrainer(config, models, engine, scorer or LikesLetters(), prompts, tokenizer)
 

@@ -31,6 +31,9 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
+SPREAD = Sampling(max_new_tokens=20)
+
+
 def engine(model, **kwargs) -> TransformersEngine:
     return TransformersEngine(model, kwargs.pop("stops", [STOP]), kwargs.pop("pad", PAD), **kwargs)
 
@@ -51,6 +54,21 @@ def test_captured_logprobs_are_those_of_a_plain_forward(model, temperature):
         assert len(c.logprobs) == len(c.token_ids)
         expected = plain_logprobs(model, prompt, list(c.token_ids), temperature)
         torch.testing.assert_close(torch.tensor(c.logprobs), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("max_batch", [64, 5])
+def test_a_value_head_is_asked_on_the_way(model, max_batch):
+    head = torch.nn.Linear(32, 1)
+    prompts = PROMPTS * 4  # rows leave the batch while others go on
+    completions = engine(model, seed=3, max_batch=max_batch, value_head=head).generate(prompts, SPREAD)
+    weight = model.lm_head.weight
+    for prompt, c in zip(prompts, completions, strict=True):
+        with torch.no_grad():
+            states = model.model(torch.tensor([[*prompt, *c.token_ids]])).last_hidden_state
+            expected = head(states[0, len(prompt) - 1 : -1])[:, 0]
+        torch.testing.assert_close(torch.tensor(c.values), expected, atol=1e-4, rtol=0)
+    assert model.lm_head.weight is weight
+    assert all(c.values == () for c in engine(model, seed=3).generate(PROMPTS, SPREAD))
 
 
 def test_greedy_is_that_of_generate(model):
