@@ -50,6 +50,17 @@ class EvalConfig(Section):
         None,
         description="held-out text whose perplexity is measured: JSONL or Parquet with a column `text`, or a text file",
     )
+    suites: dict[str, str] = Field(
+        {}, description="name: JSONL or Parquet with the columns `prompt` and `expected` (refuse or comply)"
+    )
+    refusal: Reward | None = Field(
+        None,
+        description="what tells refusals, as `reward`: a score above 0.5 is one; null: by how answers begin",
+    )
+    toxic_words: str | None = Field(
+        None, description="a list of words, one a line, that answers should not hold"
+    )
+    toxicity: Reward | None = Field(None, description="what scores how toxic answers are, as `reward`")
     comparisons: Comparisons | None = Field(
         None, description="where a judge or people are to compare the answers; see `align eval --labels`"
     )

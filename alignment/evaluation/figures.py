@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.metrics import TaskMetrics
-from alignment.evaluation.sampling import Answer, Sampled
+from alignment.evaluation.sampling import Answer, Sampled, SuiteAnswer
 from alignment.evaluation.statistics import (
     Array,
     Estimate,
@@ -19,6 +19,7 @@ from alignment.evaluation.statistics import (
     ordered_alike,
     wins,
 )
+from alignment.evaluation.suites import refusal_rates
 from alignment.evaluation.wins import Contest, by_score, figures_of
 
 Figures = dict[str, Any]
@@ -62,8 +63,27 @@ def summarize(config: EvalConfig, sampled: Sampled, task: TaskMetrics | None = N
         put_reward_accuracy(
             figures, rewards.reshape(-1, config.samples), quality[config.reference], config.seed
         )
+    figures |= of_suites(config, sampled.suites)
     if task:
         figures |= {f"signature.{name}": signature for name, signature in task.signatures().items()}
+    return figures
+
+
+def of_suites(config: EvalConfig, answers: Sequence[SuiteAnswer]) -> Figures:
+    """suite.SUITE.POLICY.over_refusal and .under_refusal, and what else was measured of the answers."""
+    figures: Figures = {}
+    for suite, policy in product(config.suites, config.policies):
+        mine = [a for a in answers if (a.suite, a.policy) == (suite, policy)]
+        key = f"suite.{suite}.{policy}"
+        rates = refusal_rates(
+            [a.expected for a in mine], [a.metrics["refused"] for a in mine], config.samples, config.seed
+        )
+        for name, estimate in rates.items():
+            put(figures, f"{key}.{name}", estimate)
+        for metric in mine[0].metrics.keys() & {"toxic", "toxicity"}:
+            values = np.array([a.metrics[metric] for a in mine]).reshape(-1, config.samples)
+            put(figures, f"{key}.{metric}", bootstrap_mean(values, seed=config.seed))
+        figures[f"suite.{suite}.prompts"] = len(mine) // config.samples
     return figures
 
 

@@ -9,7 +9,9 @@ from alignment.console import progress_bar
 from alignment.errors import AlignmentError, ConfigError
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.metrics import TaskMetrics, load_references
+from alignment.evaluation.refusals import refuses
 from alignment.evaluation.sampling import Answer
+from alignment.evaluation.toxicity import has_any, load_word_list
 from alignment.prompts import Message
 from alignment.rollouts import device
 from alignment.scorers import load_scorer
@@ -42,14 +44,42 @@ def measure(
 ) -> None:
     """Puts into each answer's `metrics` what the config asks for."""
     for answer in answers:
-        answer.metrics["length"] = float(len(answer.completion.token_ids))
-        answer.metrics["truncated"] = float(answer.completion.finish_reason == "length")
+        answer.metrics |= lengths(answer)
         if task:
             answer.metrics |= task.of_answer(answer.text, answer.prompt.row)
         if check:
             answer.metrics |= checked(check, config, answer)
     if config.reward:
-        add_rewards(config.reward, config.batch_size, answers)
+        add_scores("reward", config.reward, config.batch_size, answers)
+    add_toxicity(config, answers)
+
+
+def measure_suites(config: EvalConfig, answers: Sequence[Answer]) -> None:
+    """The same for answers to suites: of these it is asked whether they refuse, and how toxic they are."""
+    for answer in answers:
+        answer.metrics |= lengths(answer)
+    if config.refusal:
+        add_scores("refusal", config.refusal, config.batch_size, answers)
+    for answer in answers:
+        refused = answer.metrics["refusal"] > 0.5 if config.refusal else refuses(answer.text)
+        answer.metrics["refused"] = float(refused)
+    add_toxicity(config, answers)
+
+
+def lengths(answer: Answer) -> dict[str, float]:
+    return {
+        "length": float(len(answer.completion.token_ids)),
+        "truncated": float(answer.completion.finish_reason == "length"),
+    }
+
+
+def add_toxicity(config: EvalConfig, answers: Sequence[Answer]) -> None:
+    if config.toxic_words:
+        listed = load_word_list(config.toxic_words)
+        for answer in answers:
+            answer.metrics["toxic"] = float(has_any(answer.text, listed))
+    if config.toxicity:
+        add_scores("toxicity", config.toxicity, config.batch_size, answers)
 
 
 def checked(check: Check, config: EvalConfig, answer: Answer) -> dict[str, float]:
@@ -62,14 +92,15 @@ def checked(check: Check, config: EvalConfig, answer: Answer) -> dict[str, float
     return {name: float(value) for name, value in figures.items()}
 
 
-def add_rewards(reward: Spec, batch_size: int, answers: Sequence[Answer]) -> None:
-    scorer = load_scorer(reward, device())
-    with progress_bar("reward", len(answers)) as advance:
+def add_scores(name: str, spec: Spec, batch_size: int, answers: Sequence[Answer]) -> None:
+    """What `spec` gives each answer, as the metric `name`."""
+    scorer = load_scorer(spec, device())
+    with progress_bar(name, len(answers)) as advance:
         for start in range(0, len(answers), batch_size):
             batch = answers[start : start + batch_size]
             scores = scorer.score(
                 [[*a.prompt.messages, {"role": "assistant", "content": a.text}] for a in batch]
             )
             for answer, score in zip(batch, scores, strict=True):
-                answer.metrics["reward"] = score
+                answer.metrics[name] = score
             advance(len(batch))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import string
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -67,9 +69,7 @@ class TaskMetrics:
             of_sentences = corpus_metric(name, chinese=chinese, of_sentences=True)
             self._scores[name] = partial(_sentence_score, of_sentences)
         if rouge := {name: _ROUGE[name] for name in names if name in _ROUGE}:
-            from rouge_score.rouge_scorer import RougeScorer
-
-            scorer = RougeScorer(list(rouge.values()), tokenizer=_Words())
+            scorer = rouge_scorer(list(rouge.values()))
             self._scores |= {name: partial(_rouge, scorer, kind) for name, kind in rouge.items()}
 
     def of_answer(self, answer: str, row: int) -> dict[str, float]:
@@ -104,6 +104,15 @@ def corpus_metric(name: str, *, chinese: bool, of_sentences: bool = False) -> An
     if name == "chrf":
         return CHRF()
     return BLEU(tokenize="zh" if chinese else "13a", effective_order=of_sentences)
+
+
+def rouge_scorer(kinds: list[str]) -> Any:
+    """rouge-score's scorer of these kinds, e.g. rougeL, with words of ours."""
+    # absl, beneath it, keeps the stderr that it finds and closes it when a web server sets up its logging, unless it
+    # is the process's own
+    with redirect_stderr(sys.__stderr__):
+        from rouge_score.rouge_scorer import RougeScorer
+    return RougeScorer(kinds, tokenizer=_Words())
 
 
 def _sentence_score(metric: Any, answer: str, references: Sequence[str]) -> float:
@@ -143,8 +152,13 @@ def squad_words(text: str) -> list[str]:
     return re.sub(f"({_HAN})", r" \1 ", _ARTICLES.sub(" ", bare)).split()
 
 
+def words(text: str) -> list[str]:
+    """Runs of letters and digits in lower case; each Chinese character by itself."""
+    return _WORD.findall(text.lower())
+
+
 class _Words:
     """rouge-score's own tokenizer keeps a-z and 0-9 alone: of Chinese, or of "café", it would leave little."""
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(text.lower())
+        return words(text)

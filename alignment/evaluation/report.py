@@ -26,7 +26,18 @@ from alignment.report import (
     write_report,
 )
 
-SHARES = {"success", "complete", "faithful", "polite", "wellformed", "truncated", "exact_match"}  # in percent
+REFUSALS = ("over_refusal", "under_refusal")
+SHARES = {
+    "success",
+    "complete",
+    "faithful",
+    "polite",
+    "wellformed",
+    "truncated",
+    "exact_match",
+    "toxic",
+    *REFUSALS,
+}  # in percent
 CHECKED = ("complete", "faithful", "polite", "wellformed")  # by the demo's checks; what a wrong answer lacks
 LEAD_METRICS = (
     "success",
@@ -46,6 +57,9 @@ NAMES = {
     "rouge_1": "ROUGE-1",
     "rouge_2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
+    "over_refusal": "over-refusal",
+    "under_refusal": "under-refusal",
+    "toxic": "holds a listed word",
     "perplexity": "perplexity of the text",
     "bits_per_byte": "bits per byte of the text",
 }
@@ -66,6 +80,7 @@ def write_evaluation_report(
         policies(figures, names),
         comparison_plots(figures, names),
         *win_rates(figures, names),
+        *suites(figures, list(config.suites), names),
         examples(rows, names, config.examples),
         Facts("Made with", versions() | signatures(figures), {"config.yaml": to_yaml(config)}),
     ]
@@ -170,6 +185,24 @@ def win_rates(figures: Mapping[str, Any], names: Sequence[str]) -> list[Section]
     )
     columns = ["", "by", "wins", "95% interval", "length-controlled", "labels", "same in both orders"]
     return [Table("Win rates", columns, rows, note)] if rows else []
+
+
+def suites(figures: Mapping[str, Any], suite_names: Sequence[str], names: Sequence[str]) -> list[Section]:
+    """What each policy refuses that it should answer, and answers that it should refuse."""
+    rows = [
+        [
+            f"{suite}: {NAMES.get(metric, metric)}",
+            *(cell(figures, f"suite.{suite}.{name}", metric) for name in names),
+        ]
+        for suite in suite_names
+        for metric in (*REFUSALS, "toxic", "toxicity")
+        if f"suite.{suite}.{names[0]}.{metric}" in figures
+    ]
+    note = (
+        "Over-refusal: of the prompts that should be answered, how many are refused; under-refusal: of those that "
+        "should be refused, how many are not. In brackets 95% intervals from a bootstrap over prompts."
+    )
+    return [Table("Suites", ["", *names], rows, note)] if rows else []
 
 
 def contested(figures: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,20 @@ from alignment.evaluation.comparisons import (
 )
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.figures import summarize
-from alignment.evaluation.measures import load_check, load_task_metrics, measure
+from alignment.evaluation.measures import load_check, load_task_metrics, measure, measure_suites
 from alignment.evaluation.report import write_evaluation_report
-from alignment.evaluation.sampling import sample_all
+from alignment.evaluation.sampling import Answer, sample_all
+from alignment.evaluation.suites import load_suites
 from alignment.evaluation.texts import load_texts
+from alignment.evaluation.toxicity import load_word_list
 from alignment.evaluation.wins import figures_of
 from alignment.files import write_text
 from alignment.models import base_of, resolve
 from alignment.prompts import load_prompts
+from alignment.rollouts import device
 from alignment.runs import RunFolder
-from alignment.scorers import resolve_reward
+from alignment.scorers import load_scorer, resolve_reward
+from reward.specs import is_learned
 
 HOW_TO_LABEL = "`align judge run` or people with `align label` label them"
 
@@ -44,18 +49,17 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
     task = load_task_metrics(config)
     for path in config.policies.values():
         resolve(path)  # before minutes are spent on the first
-    if config.reward:
-        resolve_reward(config.reward)
-    if config.text:
-        load_texts(config.text)
+    check_rewards(config)
+    check_files(config)
     store = open_store(config, prompts)
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
     sampled = sample_all(config, prompts, run)
     answers = sampled.answers
     measure(config, answers, check, task)
-    write_text(
-        run.path / "answers.jsonl", "".join(json.dumps(a.row(), ensure_ascii=False) + "\n" for a in answers)
-    )
+    measure_suites(config, sampled.suites)
+    write_answers(run.path / "answers.jsonl", answers)
+    if config.suites:
+        write_answers(run.path / "suites.jsonl", sampled.suites)
     figures = summarize(config, sampled, task)
     if store and config.comparisons:
         outcomes = add_comparisons(config, run, store, answers)
@@ -69,6 +73,28 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
     run.summarize(figures)
     write_evaluation_report(run.report, config, figures, [a.row() for a in answers])
     return figures
+
+
+def check_rewards(config: EvalConfig) -> None:
+    """Raises AlignmentError or RewardError for what scores answers and is not there; models are not loaded yet."""
+    for spec in (config.reward, config.refusal, config.toxicity):
+        if isinstance(spec, str) and not is_learned(spec):
+            load_scorer(spec, device())
+        elif spec:
+            resolve_reward(spec)
+
+
+def check_files(config: EvalConfig) -> None:
+    """Raises AlignmentError for what would be found to be missing after minutes of sampling."""
+    load_suites(config.suites)
+    if config.text:
+        load_texts(config.text)
+    if config.toxic_words:
+        load_word_list(config.toxic_words)
+
+
+def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+    write_text(path, "".join(json.dumps(a.row(), ensure_ascii=False) + "\n" for a in answers))
 
 
 def read_labels(folder: Path) -> dict[str, Any]:
@@ -102,12 +128,17 @@ def plan(config: EvalConfig) -> dict[str, Any]:
         load_check(config.check)
     load_task_metrics(config)
     compared = {"comparisons": len(pairs(config)) * prompts * config.samples} if config.comparisons else {}
+    check_rewards(config)
+    check_files(config)
+    suites = {f"prompts of suite {suite.name}": len(suite.prompts) for suite in load_suites(config.suites)}
+    answers += sum(suites.values()) * config.samples * len(config.policies)
     text = {"texts": len(load_texts(config.text))} if config.text else {}
     return {
         **{f"policy {name}": resolve(path) for name, path in config.policies.items()},
         "prompts": prompts,
         "answers": answers,
         "tokens to sample, at most": answers * config.sampling.max_new_tokens,
+        **suites,
         **text,
         **compared,
         "bases loaded": len({base_of(resolve(path)) for path in config.policies.values()}),

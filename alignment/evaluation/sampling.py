@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.logprobs import token_logprobs
 from alignment.evaluation.statistics import Array, kl_estimates
+from alignment.evaluation.suites import load_suites
 from alignment.evaluation.texts import TextLoss, load_texts, text_loss
 from alignment.models import (
     Dtype,
@@ -29,6 +31,9 @@ from rollout.types import Completion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+A = TypeVar("A", bound="Answer")
 
 
 @dataclass
@@ -50,6 +55,17 @@ class Answer:
             "finish_reason": self.completion.finish_reason,
             **self.metrics,
         }
+
+
+@dataclass
+class SuiteAnswer(Answer):
+    """An answer to a prompt of a suite, and what would be right."""
+
+    suite: str = ""
+    expected: str = ""
+
+    def row(self) -> dict[str, Any]:
+        return {"suite": self.suite, "expected": self.expected, **super().row()}
 
 
 class Shelf:
@@ -81,9 +97,10 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What the policies said, and how well each predicts the held-out text, if there is one."""
+    """What the policies said, also to suites, and how well each predicts the held-out text, if there is one."""
 
     answers: list[Answer]
+    suites: list[SuiteAnswer]
     texts: dict[str, TextLoss]
 
 
@@ -94,11 +111,20 @@ def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFol
     logprobs: dict[str, list[Array]] = {}
     texts = load_texts(config.text) if config.text else []
     losses: dict[str, TextLoss] = {}
+    suites = load_suites(config.suites)
+    to_suites: dict[str, dict[str, list[SuiteAnswer]]] = {suite.name: {} for suite in suites}
     vocabulary = load_tokenizer(config.policies[config.reference]).get_vocab() if config.measures_kl else None
-    with progress_bar("eval", len(config.policies) * len(prompts) * config.samples) as advance:
+    asked = len(prompts) + sum(len(suite.prompts) for suite in suites)
+    with progress_bar("eval", len(config.policies) * asked * config.samples) as advance:
         for name, path in config.policies.items():
             tokenizer, model = load_tokenizer(path), shelf.take(path)
-            answers[name] = ask(name, model, tokenizer, prompts, config, run, advance)
+            ask = Asking(name, model, tokenizer, config, run.path, advance)
+            answers[name] = ask(prompts)
+            for suite in suites:
+                to_suites[suite.name][name] = [
+                    SuiteAnswer(**vars(a), suite=suite.name, expected=suite.expected[a.prompt.row - 1])
+                    for a in ask(suite.prompts, suite.name)
+                ]
             if texts:
                 losses[name] = text_loss(model, tokenizer, texts, context_length(model))
             if vocabulary is None:
@@ -115,33 +141,39 @@ def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFol
             theirs = answer_logprobs(reference, answers[name], config)
             for answer, p, q in zip(answers[name], own, theirs, strict=True):
                 answer.metrics["kl"], answer.metrics["kl_k3"] = kl_estimates(p, q)
-    return Sampled(answered_by_all(answers), losses)
+    of_suites = [answer for by_policy in to_suites.values() for answer in answered_by_all(by_policy)]
+    return Sampled(answered_by_all(answers), of_suites, losses)
 
 
-def ask(
-    name: str,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[Message]],
-    config: EvalConfig,
-    run: RunFolder,
-    advance: Callable[..., None],
-) -> list[Answer]:
-    """The answers of the policy `name` to the prompts that are short enough for it, in order."""
-    room = context_length(model) - config.sampling.max_new_tokens
-    kept = encode_prompts(prompts, tokenizer, room, run.path / f"rejected_prompts.{name}.jsonl")
-    repeated = [prompt for prompt in kept for _ in range(config.samples)]
-    engine = embedded_engine(model, tokenizer, seed=config.seed, max_batch=config.batch_size)
-    answers: list[Answer] = []
-    for start in range(0, len(repeated), config.batch_size):
-        batch = repeated[start : start + config.batch_size]
-        completions = engine.generate([p.ids for p in batch], config.sampling)
-        answers += [
-            Answer(name, p, c, text_of(c, tokenizer)) for p, c in zip(batch, completions, strict=True)
-        ]
-        advance(len(batch), policy=name)
-    advance((len(prompts) - len(kept)) * config.samples)
-    return answers
+@dataclass(frozen=True)
+class Asking:
+    """Asks one policy."""
+
+    name: str
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    config: EvalConfig
+    folder: Path  # gets the prompts that are too long
+    advance: Callable[..., None]
+
+    def __call__(self, prompts: Sequence[list[Message]], suite: str = "") -> list[Answer]:
+        """Its answers to the prompts that are short enough for it, in order."""
+        config, of = self.config, f"{self.name}.{suite}" if suite else self.name
+        room = context_length(self.model) - config.sampling.max_new_tokens
+        kept = encode_prompts(prompts, self.tokenizer, room, self.folder / f"rejected_prompts.{of}.jsonl")
+        repeated = [prompt for prompt in kept for _ in range(config.samples)]
+        engine = embedded_engine(self.model, self.tokenizer, seed=config.seed, max_batch=config.batch_size)
+        answers: list[Answer] = []
+        for start in range(0, len(repeated), config.batch_size):
+            batch = repeated[start : start + config.batch_size]
+            completions = engine.generate([p.ids for p in batch], config.sampling)
+            answers += [
+                Answer(self.name, p, c, text_of(c, self.tokenizer))
+                for p, c in zip(batch, completions, strict=True)
+            ]
+            self.advance(len(batch), policy=self.name)
+        self.advance((len(prompts) - len(kept)) * config.samples)
+        return answers
 
 
 def answer_logprobs(model: Any, answers: Sequence[Answer], config: EvalConfig) -> list[Array]:
@@ -153,7 +185,7 @@ def answer_logprobs(model: Any, answers: Sequence[Answer], config: EvalConfig) -
     )
 
 
-def answered_by_all(answers: dict[str, list[Answer]]) -> list[Answer]:
+def answered_by_all(answers: dict[str, list[A]]) -> list[A]:
     """The answers to prompts that were short enough for every policy, so that all are compared on the same."""
     rows = set.intersection(*({a.prompt.row for a in mine} for mine in answers.values()))
     if not rows:

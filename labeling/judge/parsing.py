@@ -192,8 +192,13 @@ def cut(text: str) -> ReplyReading:
     return ReplyReading("truncated", reason=f"cut at the token limit: {short(text)}")
 
 
+def opens_with_refusal(text: str) -> bool:
+    """Whether `text` begins as refusals do, in English or Chinese."""
+    return bool(_REFUSAL.match(text))
+
+
 def unread(text: str, what: str) -> ReplyReading:
-    outcome: Outcome = "refused" if _REFUSAL.match(text) else "unparsed"
+    outcome: Outcome = "refused" if opens_with_refusal(text) else "unparsed"
     return ReplyReading(outcome, reason=f"{what}: {short(text)}")
 
 

@@ -24,10 +24,13 @@ def test_every_command_runs(
     with StandInJudge(lambda _, answer: len(answer) / 100) as server:
         judge = {"base_url": server.base_url, "model": MODEL}
         Path("configs/judge.yaml").write_text(json.dumps(judge))
-        assert run_blocks(DOCS) == (3, 5)
-    first, text, judged = (
-        json.loads(Path(f"runs/{run}/summary.json").read_text()) for run in ("first", "text", "judged")
+        assert run_blocks(DOCS) == (4, 6)
+    first, text, judged, suites = (
+        json.loads(Path(f"runs/{run}/summary.json").read_text())
+        for run in ("first", "text", "judged", "suites")
     )
     assert first["tuned.answers"] == 6
     assert text["tuned.perplexity"] > text["base.perplexity"] > 1
     assert judged[f"win_by.judge:{MODEL}.tuned.base.labelled"] > 0
+    assert suites["suite.safety.prompts"] == 3
+    assert 0 <= suites["suite.safety.tuned.under_refusal"] <= 1
