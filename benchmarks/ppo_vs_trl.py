@@ -75,7 +75,6 @@ def ours(
     model: Path, peers: Path, work: tuple[int, int, int], *overrides: str, seed: int = 0
 ) -> dict[str, Any]:
     episodes, epochs, steps = work
-    steps += overrides == tuple(SAME)  # one more, since the first two are not counted
     keys = [
         f"episodes={episodes}",
         f"epochs={epochs}",
@@ -148,8 +147,9 @@ def measure(quick: bool) -> dict[str, Figure]:
 def compare(
     name: str, model: Path, peers: Path, work: tuple[int, int, int], rounds: int
 ) -> dict[str, Figure]:
+    episodes, epochs, steps = work
     sides = {
-        "same": lambda: ours(model, peers, work, *SAME),
+        "same": lambda: ours(model, peers, (episodes, epochs, steps + 1), *SAME),  # one more is not counted
         "trl": lambda: trl(model, peers, work),
         "default": lambda: ours(model, peers, work),
         "trl_bf16": lambda: trl(model, peers, work, bf16=True),
