@@ -36,11 +36,8 @@ from benchmarks.rollout_side import MOST, RANK
 # name: hidden size, layers, width of the feed-forward, heads; the vocabulary is of 8192 tokens
 MODELS = {"2m": (128, 4, 352, 4), "25m": (384, 12, 1024, 6), "100m": (768, 12, 2304, 12)}
 SIDES = ("generate", "transformers", "vllm", "vllm-adapter", "vllm-server")
-WORK = {
-    "fixed64": (64, False),
-    "fixed256": (256, False),
-    "spread256": (256, True),
-}  # answers, do lengths spread
+# how many answers, do their lengths spread
+WORK = {"fixed64": (64, False), "fixed256": (256, False), "spread256": (256, True)}
 ROUNDS = 3
 ALIGN = [sys.executable, "-c", "from alignment.cli import main; main()"]
 
@@ -134,6 +131,7 @@ def measure(quick: bool) -> dict[str, Figure]:
             figures |= {
                 f"{name}.{key}": value for key, value in compare(model, 1 if quick else ROUNDS).items()
             }
+        figures |= overlap(Path(folder), "2m", 1 if quick else ROUNDS)
     return figures
 
 
