@@ -6,7 +6,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from alignment.console import note
 from alignment.runs import RunFolder
@@ -15,6 +21,17 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 HELD_OUT, GENERAL = "held_out", "general"  # names of the sets that are evaluated
+
+
+class Patience(EarlyStoppingCallback):
+    """Stops once the held-out loss has not fallen for so many checkpoints, those before a resume included."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        losses = logged(state, HELD_OUT)
+        self.early_stopping_patience_counter = len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
 class Forgetting(TrainerCallback):
@@ -30,9 +47,18 @@ class Forgetting(TrainerCallback):
         """Measure the model as it is, before its first step."""
         self.before = perplexity(trainer, GENERAL)
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A resumed run has seen what was logged before it was cut off."""
+        self.raised = any(self.risen(math.exp(loss)) for loss in logged(state, GENERAL))
+
+    def risen(self, found: float) -> bool:
+        return self.before is not None and found > self.alarm * self.before
+
     def see(self, loss: float, step: int) -> None:
         self.latest = math.exp(loss)
-        if self.before and not self.raised and self.latest > self.alarm * self.before:
+        if not self.raised and self.risen(self.latest):
             self.raised = True
             note(
                 f"sft: forgetting: at step {step} the perplexity of `general` is {self.latest:.2f}, and was "
@@ -72,13 +98,19 @@ class TaskForgetting(TrainerCallback):
         self.raised = False
 
     def begin(self) -> None:
-        """Measure the model as it is, before its first step."""
+        """Measure the model as it is, before its first step; a resumed run has seen what was logged before."""
         self.before = self.measure()
+        self.raised = any(
+            self.fallen(row["tasks_accuracy"]) for row in self.run.rows() if "tasks_accuracy" in row
+        )
+
+    def fallen(self, accuracy: float) -> bool:
+        return accuracy < self.before["accuracy"] - self.alarm
 
     def see(self, step: int) -> None:
         self.latest = self.measure()
         self.run.log({"step": step, **{f"tasks_{name}": share for name, share in self.latest.items()}})
-        if not self.raised and self.latest["accuracy"] < self.before["accuracy"] - self.alarm:
+        if not self.raised and self.fallen(self.latest["accuracy"]):
             self.raised = True
             note(
                 f"sft: forgetting: at step {step} the model does {self.latest['accuracy']:.1%} of `general_tasks`, and "
@@ -94,6 +126,12 @@ class TaskForgetting(TrainerCallback):
 
     def figures(self) -> dict[str, Any]:
         return {"tasks_before": self.before, "tasks": self.latest, "tasks_alarm": self.raised}
+
+
+def logged(state: TrainerState, name: str) -> list[float]:
+    """The losses of the evaluation set `name` so far, in order."""
+    key = f"eval_{name}_loss"
+    return [row[key] for row in state.log_history if key in row]
 
 
 def perplexity(trainer: Trainer, name: str) -> float:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def build_trainer(
     config: SFTConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, data: SFTData, run: RunFolder
 ) -> AnswerTrainer:
-    from transformers import EarlyStoppingCallback, PrinterCallback
+    from transformers import PrinterCallback
     from trl import SFTConfig as Arguments
 
     from alignment.sft_evaluation import AnswerTrainer
-    from alignment.sft_monitor import GENERAL, HELD_OUT, Forgetting, TaskForgetting
+    from alignment.sft_monitor import GENERAL, HELD_OUT, Forgetting, Patience, TaskForgetting
     from alignment.sft_tasks import measure, read_tasks
     from alignment.trainer_progress import quiet_arguments
     from alignment.tuning.apply import apply_tuning, training_dtype
@@ -103,7 +103,7 @@ def build_trainer(
         trainer = AnswerTrainer(**parts)
     trainer.remove_callback(PrinterCallback)
     if config.patience:
-        trainer.add_callback(EarlyStoppingCallback(config.patience))
+        trainer.add_callback(Patience(config.patience))
     if config.general:
         trainer.add_callback(Forgetting(config.forgetting_alarm))
     if tasks:
