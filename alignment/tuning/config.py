@@ -7,7 +7,7 @@ import difflib
 from pydantic import Field, field_validator, model_validator
 
 from alignment.config import Section
-from alignment.tuning.methods import METHODS, Method
+from alignment.tuning.methods import METHODS, NOT_OFFERED, Method
 
 
 class TuningConfig(Section):
@@ -41,6 +41,8 @@ class TuningConfig(Section):
     def known(cls, name: str) -> str:
         if name in METHODS:
             return name
+        if name.replace("-", "").lower() in NOT_OFFERED:
+            raise ValueError(f"{name} is not offered: {NOT_OFFERED[name.replace('-', '').lower()]}")
         near = difflib.get_close_matches(name.lower(), METHODS, n=1, cutoff=0.4)
         raise ValueError(
             f"no such tuning method{f'; did you mean {near[0]!r}?' if near else ''} (`align tune list` has all)"

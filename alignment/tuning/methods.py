@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 STAGES = ("sft", "reward", "dpo", "ppo")
+NOT_OFFERED = {
+    "xlora": "PEFT saves X-LoRA without what mixes its adapters: train one adapter on a mixture of your tasks",
+}
 
 
 @dataclass(frozen=True)

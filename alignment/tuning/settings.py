@@ -147,7 +147,8 @@ def prompt_settings(tuning: TuningConfig, common: dict[str, Any]) -> Any:
     settings = {"task_type": common["task_type"], "num_virtual_tokens": tuning.rank}
     match tuning.method:
         case "prompt":
-            return PromptTuningConfig(**settings)
+            # tokens of the vocabulary: PEFT's own start is many times as large as embeddings are
+            return PromptTuningConfig(prompt_tuning_init="SAMPLE_VOCAB", **settings)
         case "p_tuning":
             return PromptEncoderConfig(encoder_dropout=0.0, **settings)
         case method:

@@ -36,6 +36,15 @@ def prepare(trainer: Trainer, tuning: TuningConfig, what: str) -> None:
         trainer.add_callback(AdaLoraPruning())
     if tuning.method in ("prefix", "p_tuning_v2"):
         trainer.args.gradient_checkpointing = False  # a layer that is run again would find its prefix used up
+        leave_balance(trainer)
+
+
+def leave_balance(trainer: Any) -> None:
+    """Without the loss that keeps a mixture's experts in balance, which TRL adds in SFT: the routers are frozen, and it
+    would count virtual tokens that they never see."""
+    config = trainer.model.config.get_text_config()
+    if getattr(config, "output_router_logits", False):
+        trainer.aux_loss_enabled = config.output_router_logits = False
 
 
 class KeptWhole(TrainerCallback):

@@ -118,6 +118,7 @@ def test_the_figures_are_those_of_the_models() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_all_the_figures_are_those_of_the_models() -> None:
     assert figures_of(llama_8b()) == {
         m: (pytest.approx(share, abs=1e-6), pytest.approx(gib, abs=0.06))
@@ -126,6 +127,7 @@ def test_all_the_figures_are_those_of_the_models() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_estimates_are_within_a_fifth_of_what_is_held() -> None:
     from benchmarks.tuning_memory import measure
 
