@@ -21,6 +21,15 @@ def evaluate(
             help="Read the labels of a run's comparisons; the run folder takes the place of KEY=VALUE.",
         ),
     ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="One report of several evaluations; their folders take the place of KEY=VALUE."
+        ),
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page that --compare writes.")] = Path(
+        "comparison.html"
+    ),
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -29,9 +38,16 @@ def evaluate(
     Example: [bold]align eval --config configs/eval.yaml policies.dpo=runs/dpo samples=4[/bold]
 
     With comparisons.store a judge or people compare the answers: [bold]align eval --labels runs/eval[/bold]
+
+    Any number of evaluations on one page: [bold]align eval --compare runs/a runs/b --out comparison.html[/bold]
     """
-    if labels:
-        return read_labels(only_run(overrides or []), as_json=as_json)
+    if labels or compare:
+        return of_runs(
+            [Path(one) for one in overrides or []],
+            labels=labels,
+            compare=out if compare else None,
+            as_json=as_json,
+        )
     from alignment.config import load_config, to_yaml
     from alignment.console import note, print_json, print_plan
     from alignment.evaluation.config import EvalConfig
@@ -51,20 +67,24 @@ def evaluate(
         )
 
 
-def read_labels(folder: Path, *, as_json: bool) -> None:
+def of_runs(folders: list[Path], *, labels: bool, compare: Path | None, as_json: bool) -> None:
+    """What needs no model: evaluations that are there already."""
     from alignment.console import note, print_json
-    from alignment.evaluation import run
+    from alignment.errors import ConfigError
 
-    figures = run.read_labels(folder)
+    if labels and (compare or len(folders) != 1):
+        raise ConfigError("--labels takes one run folder: align eval --labels runs/eval")
+    if compare and len(folders) < 2:
+        raise ConfigError("--compare takes two run folders or more: align eval --compare runs/a runs/b")
+    if compare:
+        from alignment.evaluation.compare import compare as compare_runs
+
+        figures, page = compare_runs(folders, compare), compare
+    else:
+        from alignment.evaluation.run import read_labels
+
+        figures, page = read_labels(folders[0]), folders[0] / "report.html"
     if as_json:
         print_json(figures)
     else:
-        note(f"eval: the win rates are in {folder}/report.html")
-
-
-def only_run(arguments: list[str]) -> Path:
-    from alignment.errors import ConfigError
-
-    if len(arguments) != 1:
-        raise ConfigError("--labels takes one run folder: align eval --labels runs/eval")
-    return Path(arguments[0])
+        note(f"eval: see {page}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -56,8 +56,7 @@ def summarize(config: EvalConfig, sampled: Sampled, task: TaskMetrics | None = N
                 bootstrap_mean(wins(quality[one], quality[other]), seed=config.seed),
             )
     if config.reward:
-        for contest in by_reward(config, answers):
-            figures |= figures_of(contest, config.seed)
+        put_contests(figures, by_reward(config, answers), config.seed)
     if config.reward and quality:
         rewards = np.array([a.metrics["reward"] for a in answers if a.policy == config.reference])
         put_reward_accuracy(
@@ -89,6 +88,14 @@ def of_suites(config: EvalConfig, answers: Sequence[SuiteAnswer]) -> Figures:
 
 def texts_and_rows(answers: Sequence[Answer]) -> tuple[list[str], list[int]]:
     return [a.text for a in answers], [a.prompt.row for a in answers]
+
+
+def put_contests(figures: Figures, contests: Iterable[Contest], seed: int) -> None:
+    """win_by.RATER.ONE.OTHER and what belongs to it; `contests` lists RATER, ONE and OTHER."""
+    listed = figures.setdefault("contests", [])
+    for contest in contests:
+        figures |= figures_of(contest, seed)
+        listed.append([contest.rater, contest.one, contest.other])
 
 
 def by_reward(config: EvalConfig, answers: Sequence[Answer]) -> Iterator[Contest]:

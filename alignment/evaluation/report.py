@@ -10,7 +10,7 @@ from typing import Any
 from alignment import plots
 from alignment.config import to_yaml
 from alignment.evaluation.config import EvalConfig
-from alignment.evaluation.metrics import METRICS
+from alignment.evaluation.names import CHECKED, LEAD_METRICS, REFUSALS, SHARES, name_of
 from alignment.report import (
     Answer,
     Examples,
@@ -25,44 +25,6 @@ from alignment.report import (
     versions,
     write_report,
 )
-
-REFUSALS = ("over_refusal", "under_refusal")
-SHARES = {
-    "success",
-    "complete",
-    "faithful",
-    "polite",
-    "wellformed",
-    "truncated",
-    "exact_match",
-    "toxic",
-    *REFUSALS,
-}  # in percent
-CHECKED = ("complete", "faithful", "polite", "wellformed")  # by the demo's checks; what a wrong answer lacks
-LEAD_METRICS = (
-    "success",
-    "quality",
-    "reward",
-    *METRICS,
-)  # the first of these that was measured is the headline
-NAMES = {
-    "kl": "KL (nats)",
-    "kl_k3": "KL, k3 (nats)",
-    "length": "length (tokens)",
-    "success": "fully right",
-    "exact_match": "exact match",
-    "f1": "F1 of words",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "rouge_1": "ROUGE-1",
-    "rouge_2": "ROUGE-2",
-    "rouge_l": "ROUGE-L",
-    "over_refusal": "over-refusal",
-    "under_refusal": "under-refusal",
-    "toxic": "holds a listed word",
-    "perplexity": "perplexity of the text",
-    "bits_per_byte": "bits per byte of the text",
-}
 
 
 def write_evaluation_report(
@@ -89,26 +51,27 @@ def write_evaluation_report(
 
 def signatures(figures: Mapping[str, Any]) -> dict[str, str]:
     """How sacrebleu's metrics were computed, in its own words."""
-    return {NAMES[m]: figures[f"signature.{m}"] for m in ("bleu", "chrf") if f"signature.{m}" in figures}
+    return {name_of(m): figures[f"signature.{m}"] for m in ("bleu", "chrf") if f"signature.{m}" in figures}
 
 
 def metrics_of(figures: Mapping[str, Any], name: str) -> list[str]:
     """The metrics that were measured of a policy, in order, the headline first."""
     found = [key.removeprefix(f"{name}.").removesuffix(".low") for key in figures if key.endswith(".low")]
     measured = [m for m in found if f"{name}.{m}.low" in figures]
-    return sorted(measured, key=lambda m: m != lead_metric(figures, name))
+    return sorted(measured, key=lambda m: m != lead_metric(figures, [name]))
 
 
-def lead_metric(figures: Mapping[str, Any], name: str) -> str:
-    return next((m for m in LEAD_METRICS if f"{name}.{m}" in figures), "length")
+def lead_metric(figures: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The metric by which policies are judged first: of those that were measured of all."""
+    return next((m for m in LEAD_METRICS if all(f"{name}.{m}" in figures for name in names)), "length")
 
 
 def headline(figures: Mapping[str, Any], names: Sequence[str], *more: Tile) -> Tiles:
     """The first metric of each policy, large."""
-    metric = lead_metric(figures, names[0])
+    metric = lead_metric(figures, names)
     tiles = [
         Tile(
-            f"{name}: {NAMES.get(metric, metric)}",
+            f"{name}: {name_of(metric)}",
             shown(metric, figures[f"{name}.{metric}"]),
             f"95% interval {interval(figures, name, metric)}",
             series,
@@ -123,7 +86,7 @@ def policies(figures: Mapping[str, Any], names: Sequence[str]) -> Table:
     return Table(
         "Policies",
         ["", *names],
-        [[NAMES.get(m, m), *(cell(figures, name, m) for name in names)] for m in metrics],
+        [[name_of(m), *(cell(figures, name, m) for name in names)] for m in metrics],
         "Means over the held-out prompts; in brackets 95% intervals from a bootstrap over prompts.",
     )
 
@@ -145,10 +108,9 @@ def shown(metric: str, value: float) -> str:
 
 def comparison_plots(figures: Mapping[str, Any], names: Sequence[str]) -> Plots:
     """The headline metric as bars, and against KL where that was measured; shares of the check beside them."""
-    metric = lead_metric(figures, names[0])
-    title, share = NAMES.get(metric, metric), metric in SHARES
-    values = {name: figures[f"{name}.{metric}"] for name in names}
-    spans = {name: (figures[f"{name}.{metric}.low"], figures[f"{name}.{metric}.high"]) for name in names}
+    metric = lead_metric(figures, names)
+    title, share = name_of(metric), metric in SHARES
+    values, spans = measured(figures, names, metric)
     shown_plots = [(title.capitalize(), plots.bars(values, spans, as_percent=share))]
     points = {name: (figures[f"{name}.kl"], values[name]) for name in names if f"{name}.kl" in figures}
     if points:
@@ -157,58 +119,67 @@ def comparison_plots(figures: Mapping[str, Any], names: Sequence[str]) -> Plots:
     return Plots("What was gained, and how far the policy moved", shown_plots)
 
 
+def measured(
+    figures: Mapping[str, Any], names: Sequence[str], metric: str
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """A metric of each policy that has it, and its interval."""
+    having = [name for name in names if f"{name}.{metric}" in figures]
+    spans = {n: (figures[f"{n}.{metric}.low"], figures[f"{n}.{metric}.high"]) for n in having}
+    return {name: figures[f"{name}.{metric}"] for name in having}, spans
+
+
 def win_rates(figures: Mapping[str, Any], names: Sequence[str]) -> list[Section]:
     """One row for each two policies and whoever compared them, if answers were compared at all."""
-    rows = [
+    by_check = [
         [f"{one} against {other}", "the check", *rate(figures, f"win.{one}.{other}"), "–", "–", "–"]
         for one, other in permutations(names, 2)
         if f"win.{one}.{other}" in figures
     ]
-    for key in contested(figures):
-        for one, other in permutations(names, 2):
-            if key.endswith(f".{one}.{other}"):
-                rater = key.removeprefix("win_by.").removesuffix(f".{one}.{other}")
-                rows.append(
-                    [
-                        f"{one} against {other}",
-                        rater,
-                        *rate(figures, key),
-                        " ".join(rate(figures, f"{key}.length_controlled")),
-                        labelled(figures, key),
-                        percent(figures.get(f"{key}.order_consistent")),
-                    ]
-                )
+    return contest_table("Win rates", by_check + contest_rows(figures))
+
+
+def contest_rows(figures: Mapping[str, Any]) -> list[list[str]]:
+    """Of each contest of `contests` who compared which two policies, and what came of it."""
+    return [
+        [
+            f"{one} against {other}",
+            rater,
+            *rate(figures, key),
+            " ".join(rate(figures, f"{key}.length_controlled")),
+            labelled(figures, key),
+            percent(figures.get(f"{key}.order_consistent")),
+        ]
+        for rater, one, other in figures.get("contests", [])
+        for key in [f"win_by.{rater}.{one}.{other}"]
+    ]
+
+
+def contest_table(title: str, rows: Sequence[Sequence[str]]) -> list[Section]:
     note = (
         "How often an answer is the better one, ties counted half, with 95% intervals from a bootstrap over prompts. "
         "Length-controlled: the rate if answers were equally long (AlpacaEval 2's regression). Answers with the same "
         "text are a tie and empty ones lose, without anybody being asked."
     )
     columns = ["", "by", "wins", "95% interval", "length-controlled", "labels", "same in both orders"]
-    return [Table("Win rates", columns, rows, note)] if rows else []
+    return [Table(title, columns, rows, note)] if rows else []
 
 
 def suites(figures: Mapping[str, Any], suite_names: Sequence[str], names: Sequence[str]) -> list[Section]:
     """What each policy refuses that it should answer, and answers that it should refuse."""
     rows = [
         [
-            f"{suite}: {NAMES.get(metric, metric)}",
+            f"{suite}: {name_of(metric)}",
             *(cell(figures, f"suite.{suite}.{name}", metric) for name in names),
         ]
         for suite in suite_names
         for metric in (*REFUSALS, "toxic", "toxicity")
-        if f"suite.{suite}.{names[0]}.{metric}" in figures
+        if any(f"suite.{suite}.{name}.{metric}" in figures for name in names)
     ]
     note = (
         "Over-refusal: of the prompts that should be answered, how many are refused; under-refusal: of those that "
         "should be refused, how many are not. In brackets 95% intervals from a bootstrap over prompts."
     )
     return [Table("Suites", ["", *names], rows, note)] if rows else []
-
-
-def contested(figures: Mapping[str, Any]) -> list[str]:
-    """The keys win_by.RATER.ONE.OTHER."""
-    low = [key.removesuffix(".low") for key in figures if key.startswith("win_by.") and key.endswith(".low")]
-    return [key for key in low if not key.endswith(".length_controlled")]
 
 
 def rate(figures: Mapping[str, Any], key: str) -> tuple[str, str]:
@@ -242,10 +213,8 @@ def examples(rows: Sequence[Mapping[str, Any]], names: Sequence[str], count: int
 def as_answer(name: str, row: Mapping[str, Any]) -> Answer:
     text = row["answer"] or "(empty)"
     if "success" not in row:
-        measured = next((metric for metric in LEAD_METRICS if metric in row), None)
-        return Answer(
-            name, text, f"{NAMES.get(measured, measured)} {number(row[measured])}" if measured else ""
-        )
+        lead = next((metric for metric in LEAD_METRICS if metric in row), None)
+        return Answer(name, text, f"{name_of(lead)} {number(row[lead])}" if lead else "")
     faults = [metric for metric in CHECKED if row.get(metric) == 0]
     if row["success"]:
         return Answer(name, text, "fully right", True)

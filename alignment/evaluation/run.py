@@ -20,14 +20,13 @@ from alignment.evaluation.comparisons import (
     said_by_rater,
 )
 from alignment.evaluation.config import EvalConfig
-from alignment.evaluation.figures import summarize
+from alignment.evaluation.figures import put_contests, summarize
 from alignment.evaluation.measures import load_check, load_task_metrics, measure, measure_suites
 from alignment.evaluation.report import write_evaluation_report
 from alignment.evaluation.sampling import Answer, sample_all
 from alignment.evaluation.suites import load_suites
 from alignment.evaluation.texts import load_texts
 from alignment.evaluation.toxicity import load_word_list
-from alignment.evaluation.wins import figures_of
 from alignment.files import write_text
 from alignment.models import base_of, resolve
 from alignment.prompts import load_prompts
@@ -110,14 +109,18 @@ def read_labels(folder: Path) -> dict[str, Any]:
     found = list(contests(rows, said_by_rater(store)))
     if not found:
         raise AlignmentError(f"nobody has labelled the comparisons of {folder} yet: {HOW_TO_LABEL}")
-    figures = {
-        k: v for k, v in run.summary.items() if not k.startswith("win_by.") or k.startswith("win_by.reward.")
-    }
-    for contest in found:
-        figures |= figures_of(contest, config.seed)
+    figures = without_labels(run.summary)
+    put_contests(figures, found, config.seed)
     run.summarize(figures)
     write_evaluation_report(run.report, config, figures, run.rows("answers.jsonl"))
     return figures
+
+
+def without_labels(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures but for what judges and people said: that is read anew."""
+    kept = [contest for contest in figures.get("contests", []) if contest[0] == "reward"]
+    left = {k: v for k, v in figures.items() if not k.startswith("win_by.") or k.startswith("win_by.reward.")}
+    return left | {"contests": kept}
 
 
 def plan(config: EvalConfig) -> dict[str, Any]:
