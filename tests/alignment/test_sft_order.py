@@ -63,7 +63,7 @@ def test_passes_are_whole_and_sorted(sizes: dict[str, int], total: int, ordered:
     assert passes(examples, shares, total, 0, None) == passes(examples, shares, total, 0, None)
 
 
-@pytest.mark.parametrize("order", ["length", "column:level", "loss"])
+@pytest.mark.parametrize("order", [pytest.param("length", marks=pytest.mark.slow), "column:level", "loss"])
 def test_batches_come_from_easy_to_hard(
     order: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +147,7 @@ def test_stages_follow_each_other_and_resume_exactly(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_stages_in_random_order_are_shuffled_within(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

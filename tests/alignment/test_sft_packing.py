@@ -22,7 +22,7 @@ def first_step(run: Path) -> tuple[float, float]:
     return row["loss"], row["grad_norm"]
 
 
-@pytest.mark.parametrize("microbatch", [1, 2])
+@pytest.mark.parametrize("microbatch", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_examples_do_not_see_each_other(microbatch: int, tiny_model: Path, tmp_path: Path) -> None:
     """One step on all 30 examples, one a row, and packed."""
     keys: dict[str, Any] = {"data": write(tmp_path / "data.jsonl", ROWS), "held_out": 3, "general": None}
@@ -40,6 +40,7 @@ def test_examples_do_not_see_each_other(microbatch: int, tiny_model: Path, tmp_p
     assert packed["held_out_loss"] == pytest.approx(plain["held_out_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_packed_mixture_runs_for_its_epochs(tiny_model: Path, tmp_path: Path) -> None:
     data = {name: write(tmp_path / f"{name}.jsonl", ROWS[:n]) for name, n in (("a", 33), ("b", 12))}
     config = sft_config(tiny_model, tmp_path / "run", data=data, packing=True, epochs=3, batch_size=2)

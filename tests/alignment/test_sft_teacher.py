@@ -86,7 +86,9 @@ def test_the_student_comes_nearer_to_its_teacher(tiny_model: Path, teacher: Path
     assert "teacher" in plan(config)
 
 
-@pytest.mark.parametrize("beta", [0, 0.5, 1])
+@pytest.mark.parametrize(
+    "beta", [pytest.param(0, marks=pytest.mark.slow), 0.5, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_microbatches_do_not_change_what_is_learnt(
     beta: float, tiny_model: Path, teacher: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def test_microbatches_do_not_change_what_is_learnt(
     assert norms[0][1] == pytest.approx(norms[1][1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_lesson_equals_an_unbroken_one(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
     more = keys(teacher, tmp_path, max_steps=6, save_every=2, tuning={"rank": 2})
     whole = train_sft(sft_config(tiny_model, tmp_path / "whole", **more))

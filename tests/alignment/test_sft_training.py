@@ -16,7 +16,7 @@ from tests.alignment.test_sft import interrupted_at
 ROWS = [{"prompt": f"guest {i}?", "completion": "fish near " * (1 + i % 5)} for i in range(24)]
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_neftune_puts_noise_on_the_embeddings_while_training_only(
     method: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +104,7 @@ def test_a_resumed_run_stops_where_an_unbroken_one_does(tiny_model: Path, tmp_pa
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_an_alarm_is_raised_once_however_often_a_run_is_resumed(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
