@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 COLORS = ("#7d8899", "#2f7fd1", "#d97a1f", "#2e9e6b", "#9a63c9")  # as --series-N in report.html.j2
+MOST_LETTERS, LONGEST_NAME = 34, 22  # that stand level below bars; that a plot shows of a name
 INK = "#010203"  # stands for the page's own text colour, put in after drawing
 
 
@@ -18,17 +19,26 @@ def bars(
 ) -> str:
     """One bar a name, with its interval (low, high) where there is one."""
     figure, axes = _canvas()
+    spans = intervals or {}
     for index, (name, value) in enumerate(values.items()):
-        axes.bar(name, value, color=COLORS[index % len(COLORS)], width=0.62)
-        low, high = (intervals or {}).get(name, (value, value))
-        axes.vlines(name, low, high, color=INK, linewidth=1.2)
-        label = f"{100 * value:.0f}%" if as_percent else f"{value:.3g}"
+        axes.bar(index, value, color=COLORS[index % len(COLORS)], width=0.62)
+        low, high = spans.get(name, (value, value))
+        axes.vlines(index, low, high, color=INK, linewidth=1.2)
+        label = f"{100 * value:.0f}%" if as_percent else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
         axes.annotate(label, (index, high), (0, 4), textcoords="offset points", ha="center", fontsize=9)
     if as_percent:
         axes.set_ylim(0, 1.08)
         _percent_ticks(axes)
-    axes.tick_params(axis="x", length=0)
+    crowded = sum(map(len, values)) > MOST_LETTERS
+    axes.set_xticks(range(len(values)), [_short(name) for name in values])
+    axes.tick_params(axis="x", length=0, labelrotation=30 if crowded else 0)
+    if crowded:
+        for label in axes.get_xticklabels():
+            label.set(horizontalalignment="right", rotation_mode="anchor")
     axes.margins(y=0.15)
+    lowest = min((low for low, _ in spans.values()), default=0.0)
+    if not as_percent and min(lowest, *values.values()) >= 0:
+        axes.set_ylim(0, None if any(values.values()) else 1)
     return _svg(figure)
 
 
@@ -64,13 +74,20 @@ def trade_off(
         color = COLORS[index % len(COLORS)]
         axes.vlines(x, *intervals.get(name, (y, y)), color=color, linewidth=1.4)
         axes.plot([x], [y], "o", color=color, markersize=8)
-        axes.annotate(name, (x, y), (9, -3), textcoords="offset points", fontsize=9)
+        at_the_same = [other for other, point in points.items() if point == (x, y)]
+        if name == at_the_same[0]:
+            names = ", ".join(map(_short, at_the_same))
+            axes.annotate(names, (x, y), (9, -3), textcoords="offset points", fontsize=9)
     axes.set_xlabel(x_label)
     axes.margins(x=0.22, y=0.15)
     if as_percent:
         axes.set_ylim(0, 1.05)
         _percent_ticks(axes)
     return _svg(figure)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _percent_ticks(axes: Any) -> None:

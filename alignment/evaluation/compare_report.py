@@ -89,7 +89,7 @@ def matrix(found: Comparison) -> list[Section]:
     rows = [
         [
             one,
-            *("–" if one == other else win(found.figures, one, other) for other in found.labels),
+            *("–" if one == other else rate(found.figures, f"win.{one}.{other}") for other in found.labels),
         ]
         for one in found.labels
     ]
@@ -98,8 +98,3 @@ def matrix(found: Comparison) -> list[Section]:
         "counted half; in brackets 95% intervals from a bootstrap over prompts."
     )
     return [Table("Who wins over whom", ["", *found.labels], rows, note)]
-
-
-def win(figures: Mapping[str, Any], one: str, other: str) -> str:
-    share, interval = rate(figures, f"win.{one}.{other}")
-    return f"{share} ({interval})"

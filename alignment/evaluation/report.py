@@ -131,7 +131,7 @@ def measured(
 def win_rates(figures: Mapping[str, Any], names: Sequence[str]) -> list[Section]:
     """One row for each two policies and whoever compared them, if answers were compared at all."""
     by_check = [
-        [f"{one} against {other}", "the check", *rate(figures, f"win.{one}.{other}"), "–", "–", "–"]
+        [f"{one} against {other}", "the check", rate(figures, f"win.{one}.{other}"), "–", "–", "–"]
         for one, other in permutations(names, 2)
         if f"win.{one}.{other}" in figures
     ]
@@ -144,8 +144,8 @@ def contest_rows(figures: Mapping[str, Any]) -> list[list[str]]:
         [
             f"{one} against {other}",
             rater,
-            *rate(figures, key),
-            " ".join(rate(figures, f"{key}.length_controlled")),
+            rate(figures, key),
+            rate(figures, f"{key}.length_controlled"),
             labelled(figures, key),
             percent(figures.get(f"{key}.order_consistent")),
         ]
@@ -156,11 +156,11 @@ def contest_rows(figures: Mapping[str, Any]) -> list[list[str]]:
 
 def contest_table(title: str, rows: Sequence[Sequence[str]]) -> list[Section]:
     note = (
-        "How often an answer is the better one, ties counted half, with 95% intervals from a bootstrap over prompts. "
-        "Length-controlled: the rate if answers were equally long (AlpacaEval 2's regression). Answers with the same "
+        "How often an answer is the better one, ties counted half; in brackets 95% intervals from a bootstrap over "
+        "prompts. Length-controlled: the rate if answers were equally long (AlpacaEval 2's regression). Answers with the same "
         "text are a tie and empty ones lose, without anybody being asked."
     )
-    columns = ["", "by", "wins", "95% interval", "length-controlled", "labels", "same in both orders"]
+    columns = ["", "by", "wins", "length-controlled", "labels", "same in both orders"]
     return [Table(title, columns, rows, note)] if rows else []
 
 
@@ -182,11 +182,12 @@ def suites(figures: Mapping[str, Any], suite_names: Sequence[str], names: Sequen
     return [Table("Suites", ["", *names], rows, note)] if rows else []
 
 
-def rate(figures: Mapping[str, Any], key: str) -> tuple[str, str]:
-    """A rate and its interval."""
+def rate(figures: Mapping[str, Any], key: str) -> str:
+    """A share and its interval."""
     if key not in figures:
-        return "–", ""
-    return percent(figures[key]), f"{percent(figures[f'{key}.low'])} – {percent(figures[f'{key}.high'])}"
+        return "–"
+    low, high = (percent(figures[f"{key}.{end}"]).removesuffix("%") for end in ("low", "high"))
+    return f"{percent(figures[key])} ({low}–{high})"
 
 
 def labelled(figures: Mapping[str, Any], key: str) -> str:

@@ -24,7 +24,7 @@ def test_every_command_runs(
     with StandInJudge(lambda _, answer: len(answer) / 100) as server:
         judge = {"base_url": server.base_url, "model": MODEL}
         Path("configs/judge.yaml").write_text(json.dumps(judge))
-        assert run_blocks(DOCS) == (4, 6)
+        assert run_blocks(DOCS) == (5, 7)
     first, text, judged, suites = (
         json.loads(Path(f"runs/{run}/summary.json").read_text())
         for run in ("first", "text", "judged", "suites")
@@ -34,3 +34,4 @@ def test_every_command_runs(
     assert judged[f"win_by.judge:{MODEL}.tuned.base.labelled"] > 0
     assert suites["suite.safety.prompts"] == 3
     assert 0 <= suites["suite.safety.tuned.under_refusal"] <= 1
+    assert "Who wins over whom" in Path("runs/comparison.html").read_text(encoding="utf-8")
