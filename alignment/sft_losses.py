@@ -81,7 +81,8 @@ def losses(
             labels[row, :length] = torch.tensor(examples[i].labels)
             mask[row, :length] = 1
         with torch.no_grad():
-            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, :-1].float()
+            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        logits = logits[:, -width:][:, :-1].float()  # virtual tokens may stand before them
         targets = labels[:, 1:].to(device)
         nats = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
         means = nats.sum(1) / (targets != IGNORED).sum(1)

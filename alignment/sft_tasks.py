@@ -145,6 +145,8 @@ def matched(
 
     device = next(model.parameters()).device
     stops = list(stop_token_ids(model, tokenizer))
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        rows = 1  # padding between a trained prompt and the question would be read as such
     outcomes = []
     for begin in range(0, len(questions), rows):
         batch = questions[begin : begin + rows]

@@ -62,7 +62,9 @@ class DistillationTrainer(AnswerTrainer):
         """Over the answer tokens of a batch, in nats; and how many these are."""
         said = {name: value for name, value in inputs.items() if name != "labels"} | {"use_cache": False}
         predicts = inputs["labels"][:, 1:] != IGNORED  # (b, tokens - 1)
-        student = model(**said).logits[:, :-1][predicts]  # (answer tokens, vocabulary)
+        tokens = inputs["labels"].shape[1]
+        student = model(**said).logits[:, -tokens:][:, :-1]  # virtual tokens may stand before them
+        student = student[predicts]  # (answer tokens, vocabulary)
         with torch.no_grad():
             teacher = self.teacher(**said).logits[:, :-1][predicts]
         width = min(student.shape[-1], teacher.shape[-1])  # some models round their vocabulary up

@@ -12,7 +12,10 @@ import torch
 from alignment.errors import AlignmentError
 from alignment.models import load_policy, load_tokenizer
 from alignment.sft import train_sft
+from alignment.sft_losses import losses
 from alignment.sft_tasks import measure, normal, read_tasks
+from alignment.tuning.apply import apply_tuning
+from alignment.tuning.config import TuningConfig
 from tests.alignment.sft_runs import sft_config, write
 
 CHOICES = [
@@ -73,6 +76,37 @@ def test_greedy_answers_are_matched_whatever_the_batch(tiny_model: Path, tmp_pat
     tasks = type(tasks)([], [type(q)(q.prompt, q.answers, 4) for q in tasks.questions])
     for batch in (1, 3):
         assert measure(model, tokenizer, tasks, batch) == {"accuracy": 0.5, "exact_match": 0.5}
+
+
+@pytest.mark.parametrize("method", ["prompt", "p_tuning", "prefix"])
+def test_trained_prompts_are_measured_with_what_they_say(
+    method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Against the model's own loss of one choice at a time, and its own answers to one question at a time."""
+    torch.manual_seed(3)
+    model = apply_tuning(load_policy(str(tiny_model)), TuningConfig(method=method), "CAUSAL_LM").eval()
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data.normal_()
+    tokenizer = load_tokenizer(str(tiny_model))
+    tasks = read_tasks(write(tmp_path / "tasks.jsonl", CHOICES), tokenizer, 200)
+    examples = [choice for task in tasks.choices for choice in task.choices]
+    with torch.no_grad():
+        alone = [
+            model(input_ids=torch.tensor([one.input_ids]), labels=torch.tensor([one.labels])).loss.item()
+            for one in examples
+        ]
+    assert losses(model, examples, 4) == pytest.approx(alone, rel=1e-4)
+    rows = []
+    for prompt in ("Is it?", "Where is the river inn, and is it cheap?"):
+        ids = torch.tensor([conversation(tokenizer, prompt)])
+        with torch.no_grad():
+            said = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)
+        new = said[0, ids.shape[1] :] if said.shape[1] > ids.shape[1] else said[0]
+        rows.append({"prompt": prompt, "answer": tokenizer.decode(new, skip_special_tokens=True)})
+    tasks = read_tasks(write(tmp_path / "tasks.jsonl", rows), tokenizer, 200)
+    tasks = type(tasks)([], [type(q)(q.prompt, q.answers, 4) for q in tasks.questions])
+    assert measure(model, tokenizer, tasks, 2)["exact_match"] == 1
 
 
 def test_what_an_exact_match_passes_over() -> None:

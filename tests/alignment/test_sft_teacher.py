@@ -104,6 +104,12 @@ def test_microbatches_do_not_change_what_is_learnt(
     assert norms[0][1] == pytest.approx(norms[1][1], rel=1e-3)
 
 
+def test_a_prompt_can_be_taught(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+    more = keys(teacher, tmp_path, tuning={"method": "prompt"}, max_steps=8)
+    figures = train_sft(sft_config(tiny_model, tmp_path / "run", **more))
+    assert figures["teacher_divergence"] < figures["teacher_divergence_before"]
+
+
 @pytest.mark.slow
 def test_a_resumed_lesson_equals_an_unbroken_one(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
     more = keys(teacher, tmp_path, max_steps=6, save_every=2, tuning={"rank": 2})
