@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from alignment.cli import run as align
 from alignment.demo.stand_in_judge import MODEL, StandInJudge
 from labeling.schema import JudgeCall
 from labeling.store import Store
@@ -44,9 +45,17 @@ class Rounds:
     server: StandInJudge
     context: ForkServerContext
 
-    def start(self, *more: str) -> ForkServerProcess:
-        judge = f"online.judge.base_url={self.server.base_url}"
-        return start(self.context, [*self.words, f"run={self.folder}", judge, *more], self.log)
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            *self.words,
+            f"run={self.folder}",
+            f"online.judge.base_url={self.server.base_url}",
+            "--resume",
+        ]
+
+    def start(self) -> ForkServerProcess:
+        return start(self.context, self.arguments, self.log)
 
     @property
     def log(self) -> Path:
@@ -74,10 +83,8 @@ class Rounds:
         process.join()
         assert process.exitcode == -signal.SIGKILL
 
-    def finish(self, *more: str) -> None:
-        process = self.start(*more)
-        process.join()
-        assert process.exitcode == 0, self.log.read_text()
+    def finish(self) -> None:
+        assert align(self.arguments) == 0
 
     def calls(self) -> Counter[str]:
         """Calls of all rounds' ledgers, by their state."""
@@ -118,8 +125,8 @@ def check_kills(
     with StandInJudge(quality, latency=0.02) as server:  # some calls are in flight at every kill
         broken = Rounds(folder / "broken", arguments, server, context)
         for phase, after in kills:
-            broken.kill_in(phase, broken.start("--resume"), after)
-        broken.finish("--resume")
+            broken.kill_in(phase, broken.start(), after)
+        broken.finish()
         again = Counter(server.log.answered)
     assert broken.files() == whole.files()
     assert whole.calls() == {"answered": len(answered)}

@@ -44,14 +44,20 @@ def config(tiny_model: Path, folder: Path, **keys: Any) -> DPOConfig:
     return DPOConfig.model_validate(defaults | keys | {"online": online | keys.get("online", {})})
 
 
-def test_rounds_follow_each_other(tiny_model: Path, tmp_path: Path) -> None:
-    settings = config(tiny_model, tmp_path)
-    figures = train_in_rounds(settings)
-    assert len(figures["rounds"]) == 2
-    assert all(one["train_pairs"] > 4 and one["mean_score"] is not None for one in figures["rounds"])
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of two rounds that nothing stopped. Do not write in it."""
+    settings = config(tiny_model, tmp_path_factory.mktemp("whole"))
     run = RunFolder(Path(settings.run))
-    assert run.summary == figures
-    first, second = (run.path / f"round-{n}" for n in (1, 2))
+    assert train_in_rounds(settings) == run.summary
+    return run
+
+
+def test_rounds_follow_each_other(whole: RunFolder) -> None:
+    rounds = whole.summary["rounds"]
+    assert len(rounds) == 2
+    assert all(one["train_pairs"] > 4 and one["mean_score"] is not None for one in rounds)
+    first, second = (whole.path / f"round-{n}" for n in (1, 2))
     asked = [
         {json.loads(line)["prompt"][0]["content"] for line in (r / "prompts.jsonl").open()}
         for r in (first, second)
@@ -59,15 +65,13 @@ def test_rounds_follow_each_other(tiny_model: Path, tmp_path: Path) -> None:
     assert len(asked[0] | asked[1]) == 24  # prompts in turn
     assert load_config(DPOConfig, second / "dpo" / "config.yaml").policy.path == str(first / "dpo" / "model")
     weights = "adapter_model.safetensors"
-    assert (run.model / weights).read_bytes() == (second / "dpo" / "model" / weights).read_bytes()
-    assert (run.model / weights).read_bytes() != (first / "dpo" / "model" / weights).read_bytes()
+    assert (whole.model / weights).read_bytes() == (second / "dpo" / "model" / weights).read_bytes()
+    assert (whole.model / weights).read_bytes() != (first / "dpo" / "model" / weights).read_bytes()
 
 
 def test_a_run_that_was_stopped_ends_as_an_unbroken_one(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: RunFolder, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "whole").mkdir()
-    whole = train_in_rounds(config(tiny_model, tmp_path / "whole"))
     settings = config(tiny_model, tmp_path, rounds=1)
     train_in_rounds(settings)
     more = config(tiny_model, tmp_path, rounds=2)
@@ -76,7 +80,7 @@ def test_a_run_that_was_stopped_ends_as_an_unbroken_one(
         with pytest.raises(KeyboardInterrupt):
             train_in_rounds(more, resume=True)
     shutil.rmtree(Path(settings.run) / "model")
-    assert train_in_rounds(more, resume=True) == whole
+    assert train_in_rounds(more, resume=True) == whole.summary
     with pytest.raises(ConfigError, match="beta changed"):
         train_in_rounds(config(tiny_model, tmp_path, beta=0.5), resume=True)
 

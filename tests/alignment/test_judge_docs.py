@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from alignment.demo.stand_in_judge import MODEL, StandInJudge
 from labeling.store import Store
+from tests.alignment.docs_commands import FOLDER, run_blocks
 
-ROOT = Path(__file__).parents[2]
 
-
-@pytest.mark.timeout(300)
-def test_every_command_runs(tmp_path: Path) -> None:
+def test_every_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "configs").mkdir()
-    shutil.copy(ROOT / "configs/judge.yaml", tmp_path / "configs")
+    config = Path(shutil.copy(FOLDER.parent / "configs/judge.yaml", tmp_path / "configs"))
     pairs = [
         {"prompt": f"Invite guest {i}.", "chosen": "Please come.", "rejected": "Come."} for i in range(30)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```", (ROOT / "docs/judge.md").read_text(encoding="utf-8"), re.M | re.S
-    )
-    assert len(blocks) == 4
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    monkeypatch.chdir(tmp_path)
     with StandInJudge(lambda _, text: float("Please" in text)) as server:
-        script = "set -euo pipefail\n" + "".join(blocks)
-        config = tmp_path / "configs/judge.yaml"
         text = config.read_text().replace("http://127.0.0.1:8000/v1", server.base_url)
         config.write_text(text.replace("Qwen/Qwen3-4B-Instruct-2507", MODEL))
-        done = subprocess.run(
-            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    assert "stopped by the budget" in done.stderr
+        assert run_blocks((FOLDER / "judge.md").read_text(encoding="utf-8")) == (4, 8)
+    assert "stopped by the budget" in capsys.readouterr().err
     card = json.loads((tmp_path / "judge-card/card.json").read_text())
     assert (card["judge"], card["judgements"]) == (f"judge:{MODEL}", 30)
     assert card["figures"]["accuracy"]["value"] > 0.7

@@ -16,9 +16,9 @@ from alignment.tuning.advice import Machine, Purpose, Work, memory, recommend
 from alignment.tuning.methods import METHODS
 from alignment.tuning.table import LLAMA_8B, figures_of, llama_8b, markdown
 
-# 1.3 billion weights in three wide layers: quick to count
+# 1.5 billion weights in one wide layer: quick to count
 WIDE = LlamaConfig(
-    vocab_size=32000, hidden_size=5120, intermediate_size=13824, num_hidden_layers=3, num_attention_heads=40
+    vocab_size=32000, hidden_size=8192, intermediate_size=28672, num_hidden_layers=1, num_attention_heads=64
 )
 SMALL, MIDDLE, LARGE = (Machine(n * GIB, gpu=True) for n in (3, 8, 60))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from peft.mapping import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PEFT_TYPE_TO_PREFIX_MAPPING,
+    PEFT_TYPE_TO_TUNER_MAPPING,
+)
 from safetensors.torch import load_file
 
 from alignment.cli import run as align
@@ -172,19 +176,22 @@ def test_what_is_saved_scores_as_it_did(
     assert figures["held_out_loss"] == pytest.approx(loss, abs=1e-4)
 
 
-def test_a_bottleneck_reward_model_scores_in_a_process_of_its_own(
-    tiny_model: Path, data: Path, tmp_path: Path
+def test_a_bottleneck_reward_model_scores_where_none_was_trained(
+    tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What trains such an adapter has let PEFT know of its kind; what only reads one must, too."""
+    """What trains such an adapter has let PEFT know of its kind; what only reads one, in another process, must, too."""
     assert align(words("reward", "houlsby", tiny_model, data, tmp_path / "run")) == 0
-    command = "from alignment.cli import main; main()"
-    arguments = ["reward", "score", str(tmp_path / "run"), str(data / "answers.jsonl")]
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments, "--out", str(tmp_path / "scores.jsonl")],
-        capture_output=True, check=False, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 40
+    monkeypatch.delitem(sys.modules, "alignment.tuning.bottleneck")
+    for mapping in (
+        PEFT_TYPE_TO_CONFIG_MAPPING,
+        PEFT_TYPE_TO_PREFIX_MAPPING,
+        PEFT_TYPE_TO_TUNER_MAPPING,
+    ):
+        monkeypatch.delitem(mapping, "BOTTLENECK")
+    scores = tmp_path / "scores.jsonl"
+    arguments = ["reward", "score", str(tmp_path / "run"), str(data / "answers.jsonl"), "--out", str(scores)]
+    assert align(arguments) == 0
+    assert len(scores.read_text().splitlines()) == 40
 
 
 def test_adalora_prunes_to_its_budget(tiny_model: Path, data: Path, tmp_path: Path) -> None:
