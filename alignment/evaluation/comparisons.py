@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labeling.store import Store
 
 FILE = "comparisons.jsonl"
+PEOPLE = {"human": "people", "scripted": "scripted annotators"}
 Row = dict[str, Any]
 
 
@@ -117,14 +118,19 @@ class Said:
 
 
 def said_by_rater(store: Store) -> dict[str, dict[int, Said]]:
-    """By rater, what was said of each comparison: every judge by its name, and all people together."""
+    """By rater, what was said of each comparison: every judge by its name, and all people together.
+
+    Where scripted annotators stand in for people, the rater's name says so.
+    """
     from labeling.judge.trust.overlap import read_overlap, what_people_say
 
-    people, table = what_people_say(store)
-    found = {"people": {one: Said(said.share) for one, said in people.items()}}
-    for judge in [one for one, kind in table.kinds.items() if kind == "judge"]:
+    people, labels = what_people_say(store)
+    kinds = {labels.kinds[annotator] for annotator in labels.annotator.tolist()}
+    name = " and ".join(word for kind, word in PEOPLE.items() if kind in kinds) or "people"
+    found = {name: {one: Said(said.share) for one, said in people.items()}}
+    for judge in [one for one, kind in labels.kinds.items() if kind == "judge"]:
         overlap = read_overlap(store, judge, "", people)
-        found[table.names[judge]] = {
+        found[labels.names[judge]] = {
             int(comparison): Said(
                 (side + 1) / 2,
                 bool(np.isnan(side)),

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from alignment.evaluation.statistics import Array, Estimate
+from alignment.evaluation.statistics import Array, Estimate, resampled
 
 RIDGE = 0.01  # a faint pull of theta and phi to 0: without it a policy that always wins has no finite theta
-AT_ONCE = 100  # resamples in memory
 
 
 def length_controlled(
@@ -36,11 +35,8 @@ def length_controlled(
     of_prompt = np.nonzero(known)[0]
     prompts = np.unique(of_prompt)
     place = np.searchsorted(prompts, of_prompt)
-    rng = np.random.default_rng(seed)
     rates = []
-    for start in range(0, resamples, AT_ONCE):
-        size = (min(AT_ONCE, resamples - start), len(prompts))
-        drawn = rng.integers(len(prompts), size=size)
+    for drawn in resampled(len(prompts), resamples, seed):
         times = np.stack([np.bincount(row, minlength=len(prompts)) for row in drawn])
         rates.append(sigmoid(fit(x, y, times[:, place].astype(np.float64))[:, 0]))
     low, high = np.quantile(np.concatenate(rates), [0.025, 0.975])

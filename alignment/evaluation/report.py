@@ -157,8 +157,8 @@ def contest_rows(figures: Mapping[str, Any]) -> list[list[str]]:
 def contest_table(title: str, rows: Sequence[Sequence[str]]) -> list[Section]:
     note = (
         "How often an answer is the better one, ties counted half; in brackets 95% intervals from a bootstrap over "
-        "prompts. Length-controlled: the rate if answers were equally long (AlpacaEval 2's regression). Answers with the same "
-        "text are a tie and empty ones lose, without anybody being asked."
+        "prompts. Length-controlled: the rate if answers were equally long (AlpacaEval 2's regression). Answers with "
+        "the same text are a tie and empty ones lose, without anybody being asked."
     )
     columns = ["", "by", "wins", "length-controlled", "labels", "same in both orders"]
     return [Table(title, columns, rows, note)] if rows else []

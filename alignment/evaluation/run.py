@@ -54,6 +54,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
     sampled = sample_all(config, prompts, run)
     answers = sampled.answers
+    write_answers(run.path / "answers.jsonl", answers)  # kept also if a reward or a check fails on them
     measure(config, answers, check, task)
     measure_suites(config, sampled.suites)
     write_answers(run.path / "answers.jsonl", answers)

@@ -5,13 +5,14 @@ Letters: p = prompts, s = samples of each prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+AT_ONCE = 100  # resamples in memory
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Estimate:
     mean: float
     low: float
     high: float
+
+
+def resampled(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Bootstrap resamples of n things, some at a time: indexes (some, n), `resamples` of them in all."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, AT_ONCE):
+        yield rng.integers(n, size=(min(AT_ONCE, resamples - start), n))
 
 
 def bootstrap_mean(values: Array, *, seed: int = 0, resamples: int = 2000) -> Estimate:
@@ -36,13 +44,11 @@ def bootstrap_ratio(above: Array, below: Array, *, seed: int = 0, resamples: int
     """sum(above) / sum(below), both (p,), with its 95% interval over prompts. Raises ValueError if below is 0."""
     if not np.sum(below):
         raise ValueError("nothing to average over")
-    rng = np.random.default_rng(seed)
-    ratios = []
-    for _ in range(resamples):
-        drawn = rng.integers(len(above), size=len(above))
-        if below[drawn].sum():
-            ratios.append(above[drawn].sum() / below[drawn].sum())
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    ratios: list[Array] = []
+    for drawn in resampled(len(above), resamples, seed):
+        sums = below[drawn].sum(axis=1)
+        ratios.append(above[drawn].sum(axis=1)[sums != 0] / sums[sums != 0])
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     return Estimate(float(np.sum(above) / np.sum(below)), float(low), float(high))
 
 
@@ -56,9 +62,10 @@ def bootstrap_sums(
     """
     if not len(sums):
         raise ValueError("nothing to count")
-    rng = np.random.default_rng(seed)
-    drawn = (sums[rng.integers(len(sums), size=len(sums))].sum(axis=0) for _ in range(resamples))
-    low, high = np.quantile([value(counts) for counts in drawn], [0.025, 0.975])
+    figures = [
+        value(counts) for drawn in resampled(len(sums), resamples, seed) for counts in sums[drawn].sum(axis=1)
+    ]
+    low, high = np.quantile(figures, [0.025, 0.975])
     return Estimate(float(value(sums.sum(axis=0))), float(low), float(high))
 
 

@@ -193,6 +193,8 @@ def test_a_check_may_not_overwrite_what_is_measured(tmp_path: Path, tiny_model: 
     config = settings(tmp_path, prompts, {"base": tiny_model}, check=f"{__name__}:clashing")
     with pytest.raises(AlignmentError, match="length"):
         evaluate(config)
+    kept = (tmp_path / "eval" / "answers.jsonl").read_text().splitlines()
+    assert len(kept) == 12  # what was sampled is not lost
 
 
 @pytest.mark.parametrize("dotted", ["no.such.module:check", "alignment.config:absent", "alignment.config:T"])

@@ -195,6 +195,12 @@ def test_a_judge_and_people_compare_through_the_store(
     assert run.summary[key] == figures[key]
     settled = run.summary["win_by.people.tuned.base.settled"]
     assert run.summary["win_by.people.tuned.base"] == pytest.approx((len(ids) + settled / 2) / 24)
+    script = store.annotator("scripted-bob", "scripted")
+    store.add_label(NewLabel(min(ids), script, "tie", 0.5, [0, 1], "bob"))
+    assert align(["eval", "--labels", str(run.path)]) == 0
+    assert "win_by.people.tuned.base" not in run.summary  # never passed off as people's alone
+    mixed = run.summary["win_by.people and scripted annotators.tuned.base"]
+    assert mixed == pytest.approx((len(ids) - 0.25 + settled / 2) / 24)
     page = run.report.read_text()
     assert f"judge:{MODEL}" in page
     assert "length-controlled" in page
