@@ -15,23 +15,49 @@ from alignment.sft_data import Encoded, SFTData, encode, read_examples, read_som
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTConfig as Arguments
 
     from alignment.sft_evaluation import AnswerTrainer
+    from alignment.sft_tasks import Tasks
 
 
 def build_trainer(
     config: SFTConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, data: SFTData, run: RunFolder
 ) -> AnswerTrainer:
-    from transformers import PrinterCallback
-    from trl import SFTConfig as Arguments
-
+    """Ready for its first step. Raises AlignmentError if model, teacher or what is to be watched do not fit."""
     from alignment.sft_evaluation import AnswerTrainer
-    from alignment.sft_monitor import GENERAL, HELD_OUT, Forgetting, Patience, TaskForgetting
-    from alignment.sft_tasks import measure, read_tasks
-    from alignment.trainer_progress import quiet_arguments
-    from alignment.tuning.apply import apply_tuning, training_dtype
+    from alignment.sft_monitor import GENERAL, HELD_OUT
+    from alignment.sft_tasks import read_tasks
     from alignment.tuning.training import prepare as prepare_tuning
+
+    train, steps = training_table(config, data)
+    watched = {HELD_OUT: table(data.held_out)}
+    if config.general:
+        watched[GENERAL] = table(general_examples(config.general, tokenizer, config.max_length))
+    tasks = read_tasks(config.general_tasks, tokenizer, config.max_length) if config.general_tasks else None
+    parts = {
+        "model": load_student(config, model),
+        "args": arguments(config, run, steps),
+        "processing_class": tokenizer,
+        "train_dataset": train,
+        "eval_dataset": watched,
+    }
+    if config.teacher:
+        from alignment.sft_teacher import DistillationTrainer, load_teacher
+
+        teacher = load_teacher(config.teacher, tokenizer)
+        trainer: AnswerTrainer = DistillationTrainer(**parts, teacher=teacher, beta=config.teacher.beta)
+    else:
+        trainer = AnswerTrainer(**parts)
+    watch(trainer, config, tasks, run)
+    prepare_tuning(trainer, config.tuning, "sft")
+    return trainer
+
+
+def load_student(config: SFTConfig, model: ModelConfig) -> PreTrainedModel:
+    """The model with the weights free that `tuning` trains."""
+    from alignment.tuning.apply import apply_tuning, training_dtype
 
     path = resolve(model.path)
     if is_adapter(path) and config.tuning.method == "full":
@@ -52,14 +78,17 @@ def build_trainer(
         )
     if is_adapter(path):
         note(f"sft: going on with the adapter {path}, which keeps its own rank and layers")
-    else:
-        policy = apply_tuning(policy, config.tuning, "CAUSAL_LM")
-    watched = {HELD_OUT: table(data.held_out)}
-    if config.general:
-        watched[GENERAL] = table(general_examples(config.general, tokenizer, config.max_length))
-    tasks = read_tasks(config.general_tasks, tokenizer, config.max_length) if config.general_tasks else None
-    train, steps = training_table(config, data)
-    arguments = Arguments(
+        return policy
+    return apply_tuning(policy, config.tuning, "CAUSAL_LM")
+
+
+def arguments(config: SFTConfig, run: RunFolder, steps: int) -> Arguments:
+    from trl import SFTConfig as Arguments
+
+    from alignment.sft_monitor import HELD_OUT
+    from alignment.trainer_progress import quiet_arguments
+
+    return Arguments(
         output_dir=str(run.checkpoints),
         seed=config.seed,
         max_steps=steps,
@@ -87,31 +116,24 @@ def build_trainer(
         greater_is_better=False,
         **quiet_arguments(),
     )
-    parts = {
-        "model": policy,
-        "args": arguments,
-        "processing_class": tokenizer,
-        "train_dataset": train,
-        "eval_dataset": watched,
-    }
-    if config.teacher:
-        from alignment.sft_teacher import DistillationTrainer, load_teacher
 
-        teacher = load_teacher(config.teacher, tokenizer)
-        trainer = DistillationTrainer(**parts, teacher=teacher, beta=config.teacher.beta)
-    else:
-        trainer = AnswerTrainer(**parts)
+
+def watch(trainer: AnswerTrainer, config: SFTConfig, tasks: Tasks | None, run: RunFolder) -> None:
+    """Have `trainer` stop in time, and see what is forgotten."""
+    from transformers import PrinterCallback
+
+    from alignment.sft_monitor import Forgetting, Patience, TaskForgetting
+    from alignment.sft_tasks import measure
+
     trainer.remove_callback(PrinterCallback)
     if config.patience:
         trainer.add_callback(Patience(config.patience))
     if config.general:
         trainer.add_callback(Forgetting(config.forgetting_alarm))
     if tasks:
-        unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-        measured = partial(measure, unwrapped, tokenizer, tasks, config.microbatch)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        measured = partial(measure, model, trainer.processing_class, tasks, config.microbatch)
         trainer.add_callback(TaskForgetting(measured, run, config.tasks_alarm))
-    prepare_tuning(trainer, config.tuning, "sft")
-    return trainer
 
 
 def training_table(config: SFTConfig, data: SFTData) -> tuple[Dataset, int]:

@@ -264,7 +264,7 @@ def test_the_command(data, tmp_path, capsys):
     assert align([*arguments, "batch_size=none"]) == 2
 
 
-@pytest.mark.parametrize("file", ["sft.yaml", "sft_qlora.yaml", "demo/sft.yaml"])
+@pytest.mark.parametrize("file", ["sft.yaml", "sft_qlora.yaml", "sft_teacher.yaml", "demo/sft.yaml"])
 def test_configs_that_come_along(file):
     folder = Path(__file__).resolve().parents[2] / "configs"
     assert load_config(SFTConfig, folder / file, ["data=mine.jsonl"]).data == "mine.jsonl"
