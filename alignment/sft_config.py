@@ -21,6 +21,13 @@ class TeacherConfig(ModelConfig):
         description="0: cover all that the teacher might say (forward KL); 1: say only what it would (reverse KL); "
         "between: both",
     )
+    on_policy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the microbatches whose answers the student samples itself, to be taught on its own "
+        "mistakes; sampling takes most of the time then",
+    )
 
 
 class SFTConfig(Section):
@@ -118,6 +125,10 @@ class SFTConfig(Section):
         if self.packing and self.tuning.spec.prompt:
             raise ValueError(
                 f"{self.tuning.method} puts a prompt before every row, which packing cannot: drop one"
+            )
+        if self.teacher and self.teacher.on_policy and (self.packing or self.tuning.spec.prompt):
+            raise ValueError(
+                "teacher.on_policy samples after each prompt alone: drop packing, and trained prompts"
             )
         self.check_order()
         if self.batch_size % self.microbatch:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from alignment.errors import AlignmentError
-from alignment.models import load_policy, load_tokenizer
+from alignment.models import load_policy, load_tokenizer, stop_token_ids
 from alignment.sft_config import TeacherConfig
 from alignment.sft_data import IGNORED
 from alignment.sft_evaluation import AnswerTrainer
@@ -37,11 +38,61 @@ class DistillationTrainer(AnswerTrainer):
     Evaluation is on the plain loss, so that held-out loss and perplexity mean what they do without a teacher.
     """
 
-    def __init__(self, *args: Any, teacher: PreTrainedModel, beta: float, **kwargs: Any) -> None:
-        """beta: 0 for KL(teacher || student), 1 for KL(student || teacher), between: a mixture of both."""
+    def __init__(
+        self, *args: Any, teacher: PreTrainedModel, beta: float, on_policy: float = 0.0, **kwargs: Any
+    ) -> None:
+        """beta: 0 for KL(teacher || student), 1 for KL(student || teacher), between: a mixture of both.
+
+        on_policy: share of the microbatches whose answers are sampled from the student.
+        """
         super().__init__(*args, **kwargs)
         self.teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True).eval()
         self.beta = beta
+        self.on_policy = on_policy
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        if self.on_policy and torch.rand(()).item() < self.on_policy:
+            inputs = self.with_own_answers(self._prepare_inputs(inputs))
+            num_items_in_batch = None  # it counts the tokens of the answers that are not used: a mean instead
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    @torch.no_grad()
+    def with_own_answers(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The same prompts, each with an answer sampled from the student, of at most the tokens of the longest."""
+        model, tokenizer = self.accelerator.unwrap_model(self.model), self.processing_class
+        answers = inputs["labels"] != IGNORED
+        prompts = [
+            ids[:start]
+            for ids, start in zip(inputs["input_ids"], answers.int().argmax(1).tolist(), strict=True)
+        ]
+        padded = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+        stops = stop_token_ids(model, tokenizer)
+        model.eval()
+        said = model.generate(
+            **padded.to(inputs["input_ids"].device),
+            generation_config=GenerationConfig(
+                do_sample=True,
+                temperature=1.0,  # what the model's own settings may bend is said here
+                top_k=0,
+                top_p=1.0,
+                repetition_penalty=1.0,
+                use_cache=True,
+                max_new_tokens=int(answers.sum(1).max()),
+                eos_token_id=list(stops),
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+        )[:, padded["input_ids"].shape[1] :].tolist()
+        model.train()
+        rows = []
+        for prompt, answer in zip((ids.tolist() for ids in prompts), said, strict=True):
+            end = next((i + 1 for i, token in enumerate(answer) if token in stops), len(answer))
+            rows.append(
+                {"input_ids": prompt + answer[:end], "labels": [IGNORED] * len(prompt) + answer[:end]}
+            )
+        collated: dict[str, Any] = self._prepare_inputs(self.data_collator(rows))
+        return collated
 
     def compute_loss(
         self,

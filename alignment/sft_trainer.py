@@ -47,7 +47,9 @@ def build_trainer(
         from alignment.sft_teacher import DistillationTrainer, load_teacher
 
         teacher = load_teacher(config.teacher, tokenizer)
-        trainer: AnswerTrainer = DistillationTrainer(**parts, teacher=teacher, beta=config.teacher.beta)
+        trainer: AnswerTrainer = DistillationTrainer(
+            **parts, teacher=teacher, beta=config.teacher.beta, on_policy=config.teacher.on_policy
+        )
     else:
         trainer = AnswerTrainer(**parts)
     watch(trainer, config, tasks, run)

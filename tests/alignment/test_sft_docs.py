@@ -17,7 +17,7 @@ def test_every_command_runs(tmp_path: Path, tiny_model: Path, monkeypatch: pytes
     for name in ("base", "teacher"):
         shutil.copytree(tiny_model, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert run_blocks(DOCS, "max_length=200") == (5, 10)
+    assert run_blocks(DOCS, "max_length=200") == (5, 11)
     assert json.loads(Path("runs/weighed/summary.json").read_text())["shares"] == {"zh": 0.7, "en": 0.3}
     stages = json.loads(Path("runs/stages/summary.json").read_text())["stages"]
     assert [stage["data"] for stage in stages] == [["zh"], ["en", "graded"]]

@@ -15,7 +15,7 @@ from alignment.errors import AlignmentError, ConfigError
 from alignment.models import load_policy, load_tokenizer
 from alignment.sft import SFTConfig, plan, prepare, read_data, train_sft
 from alignment.sft_data import Encoded
-from tests.alignment.sft_runs import sft_config, write
+from tests.alignment.sft_runs import batches, sft_config, write
 from tests.alignment.test_sft import interrupted_at
 
 ROWS = [{"prompt": f"guest {i}?", "completion": "fish near " * (1 + i % 5)} for i in range(24)]
@@ -110,9 +110,32 @@ def test_a_prompt_can_be_taught(tiny_model: Path, teacher: Path, tmp_path: Path)
     assert figures["teacher_divergence"] < figures["teacher_divergence_before"]
 
 
+def test_a_student_is_taught_on_its_own_answers(
+    tiny_model: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is trained on: the prompts of the data, and answers that the student samples, to their first end."""
+    told = {"path": str(teacher), "beta": 1, "on_policy": 1}
+    more = keys(teacher, tmp_path, teacher=told, max_steps=12)
+    with batches(monkeypatch) as seen:
+        figures = train_sft(sft_config(tiny_model, tmp_path / "run", **more))
+    assert figures["teacher_divergence"] < 0.9 * figures["teacher_divergence_before"]
+    tokenizer = load_tokenizer(str(tiny_model))
+    prompts, texts = {row["prompt"] for row in ROWS}, {row["completion"] for row in ROWS}
+    found = []
+    for batch in seen:
+        for ids in batch:
+            asked, answer = tokenizer.decode(ids).removeprefix("<|user|>").split("<|end|><|assistant|>", 1)
+            assert asked in prompts
+            assert tokenizer.eos_token_id not in ids[ids.index(tokenizer.eos_token_id) + 1 : -1]
+            found.append(answer.removesuffix("<|end|>"))
+    assert len(set(found)) > 40  # of 48: sampled
+    assert not texts & set(found)
+
+
 @pytest.mark.slow
 def test_a_resumed_lesson_equals_an_unbroken_one(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
-    more = keys(teacher, tmp_path, max_steps=6, save_every=2, tuning={"rank": 2})
+    told = {"path": str(teacher), "on_policy": 0.5}
+    more = keys(teacher, tmp_path, teacher=told, max_steps=6, save_every=2, tuning={"rank": 2})
     whole = train_sft(sft_config(tiny_model, tmp_path / "whole", **more))
     config = sft_config(tiny_model, tmp_path / "broken", **more)
     with pytest.raises(KeyboardInterrupt), interrupted_at(3):
@@ -147,5 +170,10 @@ def test_a_teacher_of_another_vocabulary_is_refused(tiny_model: Path, tmp_path: 
     config = sft_config(tiny_model, tmp_path / "run", data=data, teacher={"path": str(tmp_path / "other")})
     with pytest.raises(AlignmentError, match="has another vocabulary than the student"):
         train_sft(config)
-    with pytest.raises(ConfigError, match=r"teacher\.beta"):
-        load_config(SFTConfig, None, ["run=x", "model.path=y", "data=z", "teacher={path: t, beta: 2}"])
+    for more, said in (
+        (["teacher={path: t, beta: 2}"], r"teacher\.beta"),
+        (["teacher={path: t, on_policy: 0.5}", "packing=true"], "drop packing, and trained prompts"),
+        (["teacher={path: t, on_policy: 0.5}", "tuning.method=prefix"], "drop packing, and trained prompts"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_config(SFTConfig, None, ["run=x", "model.path=y", "data=z", *more])
