@@ -57,7 +57,10 @@ class ActorCritic(nn.Module, ABC):
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor: ...
 
     @abstractmethod
-    def policy_parameters(self) -> list[nn.Parameter]: ...
+    def named_policy_parameters(self) -> list[tuple[str, nn.Parameter]]: ...
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        return [p for _, p in self.named_policy_parameters()]
 
     @abstractmethod
     def critic_parameters(self) -> list[nn.Parameter]: ...
@@ -160,8 +163,8 @@ class AdapterActorCritic(ActorCritic):
         with self.model.disable_adapter():
             return response_logprobs(self.language_model, batch, temperature, self.shortcuts)[0]
 
-    def policy_parameters(self) -> list[nn.Parameter]:
-        return [p for _, p in self._adapter(POLICY)]
+    def named_policy_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self._adapter(POLICY))
 
     def critic_parameters(self) -> list[nn.Parameter]:
         return [*(p for _, p in self._adapter(CRITIC)), *self.value_head.parameters()]
@@ -224,8 +227,8 @@ class FullActorCritic(ActorCritic):
         there = batch.to(self.reference.device)
         return response_logprobs(self.reference, there, temperature, self.shortcuts)[0].to(batch.ids.device)
 
-    def policy_parameters(self) -> list[nn.Parameter]:
-        return list(self.policy_model.parameters())
+    def named_policy_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.policy_model.named_parameters())
 
     def critic_parameters(self) -> list[nn.Parameter]:
         own = [] if self.critic is None else trunk(self.critic).parameters()

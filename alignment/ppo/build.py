@@ -93,7 +93,8 @@ def _critic_adapter(model: Any, head: nn.Linear, config: PPOConfig) -> str:
             weights, score = reward_adapter(folder)
             shape = PeftConfig.from_pretrained(folder)
             settings = {
-                k: getattr(shape, k) for k in ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
+                k: getattr(shape, k)
+                for k in ("r", "lora_alpha", "target_modules", "target_parameters", "use_rslora", "use_dora")
             }
             model.add_adapter(CRITIC, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **settings))
             outcome = set_peft_model_state_dict(model, weights, adapter_name=CRITIC)

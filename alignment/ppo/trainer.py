@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from alignment.ppo.sampler import Sampler
 from alignment.ppo.sequences import Sequences
 from alignment.ppo.sharding import clip_gradients, gathered, load_optimizer
 from alignment.prompts import EncodedPrompt
+from alignment.tuning.rates import differ, rate_groups
 from reward.ensemble import opinions
 from reward.scorer import Scorer
 from rollout.delivery import require_version
@@ -88,7 +89,7 @@ class PPOTrainer:
             if config.kl.target is None
             else AdaptiveKL(config.kl.coef, config.kl.target, config.kl.horizon)
         )
-        self.policy_optimizer = _adam(models.policy_parameters(), config.learning_rate)
+        self.policy_optimizer = _adam(_with_rates(models, config), config.learning_rate)
         self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
         self.trusts_engine = config.old_logprobs == "engine"  # unless its log-probabilities prove inexact
         self.importance_cap = config.importance_cap  # or that which the engine's gap asked for
@@ -422,6 +423,15 @@ class PPOTrainer:
         self.seconds[name] += self.clock() - started
 
 
-def _adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def _with_rates(models: ActorCritic, config: PPOConfig) -> list[nn.Parameter] | list[dict[str, Any]]:
+    """The policy's parameters, in groups where the tuning gives them rates of their own."""
+    if not differ(config.tuning):
+        return models.policy_parameters()
+    return rate_groups(models.named_policy_parameters(), config.tuning, config.learning_rate)
+
+
+def _adam(
+    parameters: list[nn.Parameter] | list[dict[str, Any]], learning_rate: float
+) -> torch.optim.Optimizer:
     """Adam with eps 1e-5, as the PPO reference implementations have it; no weight decay."""
     return torch.optim.Adam(parameters, lr=learning_rate, eps=1e-5)

@@ -53,7 +53,6 @@ METHODS: dict[str, Method] = {
     "lora_plus": Method(
         "LoRA whose B learns 16 times as fast as A",
         "Hayou 2024, arXiv 2402.12354",
-        stages=("sft", "reward", "dpo"),
     ),
     "pissa": Method(
         "LoRA from the weights' first singular vectors; saved as plain LoRA of twice the rank",
@@ -98,7 +97,6 @@ METHODS: dict[str, Method] = {
         "LoRA on attention, experts and router of a mixture of experts",
         "Hu 2021, arXiv 2106.09685",
         rank=8,
-        stages=("sft", "reward", "dpo"),
     ),
     "ia3": Method(
         "a scale for each key, value and inner feed-forward unit", "Liu 2022, arXiv 2205.05638", size="-"

@@ -9,6 +9,7 @@ from alignment.tuning.config import TuningConfig
 from alignment.tuning.places import (
     INNER,
     attention_output,
+    base_modules,
     feed_forward,
     in_last_layers,
     linear,
@@ -65,8 +66,12 @@ def lora_settings(tuning: TuningConfig, model: torch.nn.Module, common: dict[str
 
 def expert_weights(tuning: TuningConfig, model: torch.nn.Module) -> list[str]:
     """Names of the experts' stacked weights and of the routers' that are no linear layers."""
-    modules = dict(model.named_modules())
-    names = [name for name, weight in model.named_parameters() if ".experts." in name and weight.ndim == 3]
+    modules = base_modules(model)
+    names = [
+        name.replace(".base_layer", "")  # of a model that has an adapter already
+        for name, weight in model.named_parameters()
+        if ".experts." in name and weight.ndim == 3
+    ]
     homes = {name.partition(".experts.")[0] for name in names}
     routers = [f"{home}.gate" for home in sorted(homes) if f"{home}.gate" in modules]
     names += [f"{router}.weight" for router in routers if not linear(router, modules[router])]

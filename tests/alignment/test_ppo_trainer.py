@@ -67,6 +67,21 @@ def make_trainer(model, scorer=None, **changes):
     return PPOTrainer(config, models, engine, scorer or LikesLetters(), prompts, tokenizer)
 
 
+def test_the_policy_learns_at_the_rates_of_its_tuning(tiny_model):
+    tuning = {"method": "lora_plus", "rank": 4, "rate_decay": 0.5}
+    trainer = make_trainer(tiny_model, tuning=tuning, learning_rate=1e-2)
+    groups = {group["lr"]: group["params"] for group in trainer.policy_optimizer.param_groups}
+    assert groups.keys() == {0.16, 0.08, 0.01, 0.005}  # B and A of the upper layer, and of the lower one
+    named = {id(p): name for name, p in trainer.models.named_policy_parameters()}
+    assert all("layers.1." in named[id(p)] and ".lora_B." in named[id(p)] for p in groups[0.16])
+    assert sum(map(len, groups.values())) == len(trainer.models.policy_parameters())
+    assert len(trainer.critic_optimizer.param_groups) == 1
+    state = trainer.state_dict()
+    again = make_trainer(tiny_model, tuning=tuning, learning_rate=1e-2)
+    again.load_state_dict(state)
+    assert [g["lr"] for g in again.policy_optimizer.param_groups] == [0.16, 0.08, 0.01, 0.005]
+
+
 def gradients(trainer, experience):
     tokens = int(experience.sequences.response_lengths.sum())
     parameters = [*trainer.models.policy_parameters(), *trainer.models.critic_parameters()]

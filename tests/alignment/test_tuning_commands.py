@@ -140,6 +140,24 @@ def test_every_method_in_every_stage(
     assert "cannot be used for" in said or "no experts" in said
 
 
+@pytest.mark.slow
+def test_a_critic_starts_from_a_reward_model_with_tuned_experts(
+    families: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, reward = families["mixtral"], tmp_path / "reward"
+    assert align(words("reward", "moe", model, data, reward)) == 0
+    config = write_ppo_config(
+        tmp_path,
+        model,
+        tuning={"method": "moe"},
+        reward=str(reward),
+        critic={"trunk": "own", "init": "reward"},
+        iterations=2,
+    )
+    assert align(["ppo", "-c", str(config)]) == 0
+    assert "the critic starts from the reward adapter" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("method", ["adalora", "p_tuning", "prefix", "pissa"])
 def test_a_resumed_run_equals_an_unbroken_one(
     method: str, tiny_model: Path, data: Path, tmp_path: Path

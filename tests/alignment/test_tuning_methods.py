@@ -199,9 +199,10 @@ def test_an_attention_that_cannot_have_a_prefix_is_named() -> None:
         apply_tuning(model, TuningConfig(method="unipelt"), "CAUSAL_LM")
 
 
-def test_two_bottlenecks_on_one_base_switch_exactly() -> None:
-    base = new_model("llama")
-    tuning = TuningConfig(method="houlsby")
+@pytest.mark.parametrize("method", ["houlsby", "unipelt", "moe"])
+def test_two_adapters_on_one_base_switch_exactly(method: str) -> None:
+    base = new_model(family_of(method))
+    tuning = TuningConfig(method=method)
     model = apply_tuning(base, tuning, "CAUSAL_LM")
     model.add_adapter("second", peft_config(tuning, "CAUSAL_LM", base))
     first = outputs(model)
