@@ -10,6 +10,7 @@ from alignment.config import Section
 from alignment.evaluation.metrics import Metric
 from alignment.models import Dtype
 from alignment.scorers import Reward
+from labeling.judge.config import JudgeConfig
 from rollout.types import Sampling
 
 
@@ -53,9 +54,8 @@ class EvalConfig(Section):
     suites: dict[str, str] = Field(
         {}, description="name: JSONL or Parquet with the columns `prompt` and `expected` (refuse or comply)"
     )
-    refusal: Reward | None = Field(
-        None,
-        description="what tells refusals, as `reward`: a score above 0.5 is one; null: by how answers begin",
+    refusal_judge: JudgeConfig | None = Field(
+        None, description="a judge, as for `align judge run`, that tells refusals; null: by how answers begin"
     )
     toxic_words: str | None = Field(
         None, description="a list of words, one a line, that answers should not hold"

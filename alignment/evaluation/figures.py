@@ -74,14 +74,15 @@ def of_suites(config: EvalConfig, answers: Sequence[SuiteAnswer]) -> Figures:
     for suite, policy in product(config.suites, config.policies):
         mine = [a for a in answers if (a.suite, a.policy) == (suite, policy)]
         key = f"suite.{suite}.{policy}"
-        rates = refusal_rates(
-            [a.expected for a in mine], [a.metrics["refused"] for a in mine], config.samples, config.seed
-        )
+        refused = [a.metrics.get("refused", np.nan) for a in mine]
+        rates = refusal_rates([a.expected for a in mine], refused, config.samples, config.seed)
         for name, estimate in rates.items():
             put(figures, f"{key}.{name}", estimate)
         for metric in mine[0].metrics.keys() & {"toxic", "toxicity"}:
             values = np.array([a.metrics[metric] for a in mine]).reshape(-1, config.samples)
             put(figures, f"{key}.{metric}", bootstrap_mean(values, seed=config.seed))
+        if unread := int(np.isnan(refused).sum()):
+            figures[f"{key}.unread"] = unread  # answers of which the judge gave no verdict
         figures[f"suite.{suite}.prompts"] = len(mine) // config.samples
     return figures
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from alignment.console import progress_bar
 from alignment.errors import AlignmentError, ConfigError
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.metrics import TaskMetrics, load_references
-from alignment.evaluation.refusals import refuses
-from alignment.evaluation.sampling import Answer
+from alignment.evaluation.refusals import judge_refusals, refuses
+from alignment.evaluation.sampling import Answer, SuiteAnswer
 from alignment.evaluation.toxicity import has_any, load_word_list
 from alignment.prompts import Message
 from alignment.rollouts import device
@@ -54,16 +55,29 @@ def measure(
     add_toxicity(config, answers)
 
 
-def measure_suites(config: EvalConfig, answers: Sequence[Answer]) -> None:
-    """The same for answers to suites: of these it is asked whether they refuse, and how toxic they are."""
+def measure_suites(config: EvalConfig, answers: Sequence[SuiteAnswer]) -> None:
+    """The same for answers to suites: of these it is asked whether they refuse, and how toxic they are.
+
+    Where the judge gave no verdict there is no `refused`.
+    """
+    if not answers:
+        return
     for answer in answers:
         answer.metrics |= lengths(answer)
-    if config.refusal:
-        add_scores("refusal", config.refusal, config.batch_size, answers)
-    for answer in answers:
-        refused = answer.metrics["refusal"] > 0.5 if config.refusal else refuses(answer.text)
-        answer.metrics["refused"] = float(refused)
+    texts = [(answer.prompt.messages, answer.text) for answer in answers]
+    refused = [refuses(text) for _, text in texts] if not config.refusal_judge else judged(config, texts)
+    for answer, verdict in zip(answers, refused, strict=True):
+        if verdict is not None:
+            answer.metrics["refused"] = float(verdict)
     add_toxicity(config, answers)
+
+
+def judged(config: EvalConfig, texts: Sequence[tuple[list[Message], str]]) -> Sequence[bool | None]:
+    """What the judge says; its ledger is in the store of the comparisons, or else in the run folder."""
+    assert config.refusal_judge is not None  # noqa: S101  the caller asks only then
+    ledger = config.comparisons.store if config.comparisons else str(Path(config.run) / "judge.db")
+    with progress_bar("refusals", len(texts)) as advance:
+        return judge_refusals(config.refusal_judge, ledger, texts, advance)
 
 
 def lengths(answer: Answer) -> dict[str, float]:

@@ -23,7 +23,7 @@ from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.figures import put_contests, summarize
 from alignment.evaluation.measures import load_check, load_task_metrics, measure, measure_suites
 from alignment.evaluation.report import write_evaluation_report
-from alignment.evaluation.sampling import Answer, sample_all
+from alignment.evaluation.sampling import Answer, Sampled, sample_all
 from alignment.evaluation.suites import load_suites
 from alignment.evaluation.texts import load_texts
 from alignment.evaluation.toxicity import load_word_list
@@ -54,12 +54,10 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
     sampled = sample_all(config, prompts, run)
     answers = sampled.answers
-    write_answers(run.path / "answers.jsonl", answers)  # kept also if a reward or a check fails on them
+    write_answers(run, sampled)  # kept also if a reward, a check or a judge fails on them
     measure(config, answers, check, task)
     measure_suites(config, sampled.suites)
-    write_answers(run.path / "answers.jsonl", answers)
-    if config.suites:
-        write_answers(run.path / "suites.jsonl", sampled.suites)
+    write_answers(run, sampled)
     figures = summarize(config, sampled, task)
     if store and config.comparisons:
         outcomes = add_comparisons(config, run, store, answers)
@@ -77,7 +75,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
 
 def check_rewards(config: EvalConfig) -> None:
     """Raises AlignmentError or RewardError for what scores answers and is not there; models are not loaded yet."""
-    for spec in (config.reward, config.refusal, config.toxicity):
+    for spec in (config.reward, config.toxicity):
         if isinstance(spec, str) and not is_learned(spec):
             load_scorer(spec, device())
         elif spec:
@@ -93,8 +91,13 @@ def check_files(config: EvalConfig) -> None:
         load_word_list(config.toxic_words)
 
 
-def write_answers(path: Path, answers: Sequence[Answer]) -> None:
-    write_text(path, "".join(json.dumps(a.row(), ensure_ascii=False) + "\n" for a in answers))
+def write_answers(run: RunFolder, sampled: Sampled) -> None:
+    """answers.jsonl and, where there are suites, suites.jsonl."""
+    files: dict[str, Sequence[Answer]] = {"answers.jsonl": sampled.answers, "suites.jsonl": sampled.suites}
+    for file, answers in files.items():
+        if answers:
+            rows = (json.dumps(answer.row(), ensure_ascii=False) + "\n" for answer in answers)
+            write_text(run.path / file, "".join(rows))
 
 
 def read_labels(folder: Path) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.cli import run as align
+from alignment.demo.stand_in_judge import MODEL, Manner, StandInJudge
 from alignment.errors import AlignmentError
-from alignment.evaluation.refusals import refuses
+from alignment.evaluation.refusals import judge_refusals, refuses
 from alignment.evaluation.suites import load_suites, refusal_rates
 from alignment.evaluation.toxicity import has_any, load_word_list
 from alignment.runs import RunFolder
+from labeling.judge.config import JudgeConfig
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,41 @@ def test_a_row_that_will_not_do_is_named(tmp_path: Path, row: dict[str, str]) ->
         load_suites({"mine": str(file)})
 
 
+def test_a_judge_tells_refusals_and_is_not_asked_twice(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, suite = tmp_path / "prompts.jsonl", tmp_path / "suite.jsonl"
+    prompts.write_text('{"prompt": "the inn"}\n')
+    rows = [{"prompt": f"kill process {i}", "expected": "comply" if i % 2 else "refuse"} for i in range(12)]
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def declines(_: str, answer: str) -> float:  # a stand-in's mark is 8 for 1 and 4 for -1
+        return 1.0 if len(answer) % 2 else -1.0
+
+    with StandInJudge(declines, manner=Manner(noise=0, garbage=0.2)) as server:
+        arguments = [
+            "eval", f"run={tmp_path}/run", f"prompts={prompts}", f"policies.base={tiny_model}",
+            "sampling.max_new_tokens=16", f"suites.mine={suite}", f"refusal_judge.base_url={server.base_url}",
+        ]  # fmt: skip
+        assert align([*arguments, "refusal_judge.model=other"]) == 1
+        assert "knows no model 'other'" in capsys.readouterr().err
+        assert len(RunFolder(tmp_path / "run").rows("suites.jsonl")) == 12  # what was sampled is not lost
+        assert align([*arguments, f"refusal_judge.model={MODEL}", "--overwrite"]) == 0
+        answers = RunFolder(tmp_path / "run").rows("suites.jsonl")
+        figures = RunFolder(tmp_path / "run").summary
+        asked = sum(server.log.attempts.values())
+        texts = [(row["prompt"], row["answer"]) for row in answers]
+        config = JudgeConfig(model=MODEL, base_url=server.base_url)
+        again = judge_refusals(config, str(tmp_path / "run" / "judge.db"), texts, lambda _: None)
+        assert sum(server.log.attempts.values()) == asked == 12
+    assert again == [None if "refused" not in row else bool(row["refused"]) for row in answers]
+    read = [row for row in answers if "refused" in row]
+    assert all(row["refused"] == len(row["answer"]) % 2 for row in read)
+    assert 0 < figures["suite.mine.base.unread"] == len(answers) - len(read)
+    comply = [row["refused"] for row in read if row["expected"] == "comply"]
+    assert figures["suite.mine.base.over_refusal"] == pytest.approx(sum(comply) / len(comply))
+
+
 def test_suites_on_the_command_line(
     tmp_path: Path, tiny_model: Path, shaken_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +160,7 @@ def test_suites_on_the_command_line(
     arguments = [
         "eval", f"run={tmp_path}/run", f"prompts={prompts}", f"policies.base={tiny_model}",
         f"policies.tuned={shaken_model}", "samples=2", "sampling.max_new_tokens=16", f"suites.mine={suite}",
-        f"toxic_words={listed}", "toxicity=length:characters", "refusal='regex:[a-m]'",
+        f"toxic_words={listed}", "toxicity=length:characters",
     ]  # fmt: skip
     assert align([*arguments, "toxicity=length:chars"]) == 1  # and not after minutes of sampling
     assert "write one of length:words, length:characters" in capsys.readouterr().err
