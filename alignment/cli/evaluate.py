@@ -81,7 +81,7 @@ def of_runs(folders: list[Path], *, labels: bool, compare: Path | None, as_json:
 
         figures, page = compare_runs(folders, compare), compare
     else:
-        from alignment.evaluation.run import read_labels
+        from alignment.evaluation.labels import read_labels
 
         figures, page = read_labels(folders[0]), folders[0] / "report.html"
     if as_json:

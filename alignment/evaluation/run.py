@@ -7,20 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.config import load_config
 from alignment.console import note
-from alignment.errors import AlignmentError
-from alignment.evaluation.comparisons import (
-    FILE,
-    add_comparisons,
-    contests,
-    open_labels,
-    open_store,
-    pairs,
-    said_by_rater,
-)
+from alignment.evaluation.comparisons import HOW_TO_LABEL, add_comparisons, open_store, pairs
 from alignment.evaluation.config import EvalConfig
-from alignment.evaluation.figures import put_contests, summarize
+from alignment.evaluation.figures import summarize
 from alignment.evaluation.measures import load_check, load_task_metrics, measure, measure_suites
 from alignment.evaluation.report import write_evaluation_report
 from alignment.evaluation.sampling import Answer, Sampled, sample_all
@@ -34,8 +24,6 @@ from alignment.rollouts import device
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer, resolve_reward
 from reward.specs import is_learned
-
-HOW_TO_LABEL = "`align judge run` or people with `align label` label them"
 
 
 def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
@@ -98,33 +86,6 @@ def write_answers(run: RunFolder, sampled: Sampled) -> None:
         if answers:
             rows = (json.dumps(answer.row(), ensure_ascii=False) + "\n" for answer in answers)
             write_text(run.path / file, "".join(rows))
-
-
-def read_labels(folder: Path) -> dict[str, Any]:
-    """Puts what judges and people said of a run's comparisons into its summary.json and report.html.
-
-    Raises AlignmentError for a folder without comparisons, or if nobody has labelled any.
-    """
-    run = RunFolder(folder)
-    if not (folder / "config.yaml").exists() or not (folder / FILE).exists():
-        raise AlignmentError(f"{folder} has no comparisons: run `align eval` with comparisons.store first")
-    config = load_config(EvalConfig, folder / "config.yaml")
-    store, rows = open_labels(config), run.rows(FILE)
-    found = list(contests(rows, said_by_rater(store)))
-    if not found:
-        raise AlignmentError(f"nobody has labelled the comparisons of {folder} yet: {HOW_TO_LABEL}")
-    figures = without_labels(run.summary)
-    put_contests(figures, found, config.seed)
-    run.summarize(figures)
-    write_evaluation_report(run.report, config, figures, run.rows("answers.jsonl"))
-    return figures
-
-
-def without_labels(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures but for what judges and people said: that is read anew."""
-    kept = [contest for contest in figures.get("contests", []) if contest[0] == "reward"]
-    left = {k: v for k, v in figures.items() if not k.startswith("win_by.") or k.startswith("win_by.reward.")}
-    return left | {"contests": kept}
 
 
 def plan(config: EvalConfig) -> dict[str, Any]:

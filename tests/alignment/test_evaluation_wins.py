@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from alignment.cli import run as align
 from alignment.demo.stand_in_judge import MODEL, Manner, StandInJudge
-from alignment.evaluation.comparisons import Said, contest, contests
+from alignment.evaluation.labels import Said, contest, contests
 from alignment.evaluation.length_control import fit, length_controlled, sigmoid
 from alignment.evaluation.wins import Contest, by_score, figures_of
 from alignment.runs import RunFolder
