@@ -69,6 +69,14 @@ def config(tiny_model: Path, pairs: Path, **keys: Any) -> DPOConfig:
     return DPOConfig(**(defaults | keys))
 
 
+def trainer_of(settings: DPOConfig) -> tuple[PreferenceTrainer, Dataset]:
+    """The trainer of a run before its first step, and the held-out pairs."""
+    run = RunFolder.create(Path(settings.run), settings)
+    tokenizer = load_tokenizer(settings.policy.path)
+    train, test, _ = prepare(settings, load_preferences(str(settings.data)), tokenizer, run)
+    return build_trainer(settings, tokenizer, train, test, run), test
+
+
 def loss_and_gradient(
     kind: Any,
     tiny_model: Path,
@@ -408,10 +416,7 @@ def test_held_out_scores_are_in_the_order_of_the_rows(
     path.write_text("".join(json.dumps(row(i, chosen=GOOD + "!" * (i * 7 % 11))) + "\n" for i in range(80)))
     settings = config(tiny_model, path, microbatch=2, loss="cpo")
     monkeypatch.setattr(PreferenceTrainer, "_goes_in_line", lambda *_: in_line)
-    run = RunFolder.create(Path(settings.run), settings)
-    tokenizer = load_tokenizer(str(tiny_model))
-    train, test, _ = prepare(settings, load_preferences(path), tokenizer, run)
-    trainer = build_trainer(settings, tokenizer, train, test, run)
+    trainer, test = trainer_of(settings)
     found, _ = trainer.held_out_scores(trainer.get_eval_dataloader())
     expected = [0.1 * answer_logprob(trainer.model, ids, "first") for ids in test]
     assert found == pytest.approx(expected, rel=1e-4)
@@ -430,10 +435,10 @@ def test_what_the_reference_says_is_kept_for_the_next_run(
     assert asked == [36, 2]  # train and held-out pairs
     again = train_dpo(config(tiny_model, pairs, epochs=1, run=str(pairs.parent / "again")))
     assert again == first
-    train_dpo(config(tiny_model, pairs, epochs=1, run=str(pairs.parent / "beta"), beta=0.3))
+    trainer_of(config(tiny_model, pairs, run=str(pairs.parent / "beta"), beta=0.3))
     assert len(asked) == 2
     policy = {"path": str(pairs.parent / "run")}  # another policy is another question
-    train_dpo(config(tiny_model, pairs, epochs=1, run=str(pairs.parent / "on"), policy=policy))
+    trainer_of(config(tiny_model, pairs, run=str(pairs.parent / "on"), policy=policy))
     assert len(asked) == len(list((pairs.parent / ".reference").iterdir())) == 4
 
 
