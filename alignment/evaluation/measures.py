@@ -18,6 +18,7 @@ from alignment.rollouts import device
 from alignment.scorers import load_scorer
 from reward.specs import Spec
 
+MEASURED_LATER = {"reward", "toxic", "toxicity"}
 Check = Callable[[list[Message], str], dict[str, float]]
 
 
@@ -98,7 +99,7 @@ def add_toxicity(config: EvalConfig, answers: Sequence[Answer]) -> None:
 
 def checked(check: Check, config: EvalConfig, answer: Answer) -> dict[str, float]:
     figures = check(answer.prompt.messages, answer.text)
-    taken = figures.keys() & answer.metrics.keys()
+    taken = figures.keys() & (answer.row().keys() | MEASURED_LATER)
     if taken:
         raise AlignmentError(
             f"check {config.check} gives {', '.join(sorted(taken))}, which align eval measures"

@@ -85,8 +85,16 @@ def vowels(prompt: list[dict[str, str]], answer: str) -> dict[str, float]:
     return {"success": float(share > 2), "quality": float(share)}
 
 
-def clashing(prompt: list[dict[str, str]], answer: str) -> dict[str, float]:
+def gives_length(prompt: list[dict[str, str]], answer: str) -> dict[str, float]:
     return {"length": 1.0}
+
+
+def gives_row(prompt: list[dict[str, str]], answer: str) -> dict[str, float]:
+    return {"row": 1.0}
+
+
+def gives_reward(prompt: list[dict[str, str]], answer: str) -> dict[str, float]:
+    return {"reward": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +197,12 @@ def test_without_the_whole_distribution_there_is_no_kl(
     assert figures["base.length"] > 0
 
 
-def test_a_check_may_not_overwrite_what_is_measured(tmp_path: Path, tiny_model: Path, prompts: Path) -> None:
-    config = settings(tmp_path, prompts, {"base": tiny_model}, check=f"{__name__}:clashing")
-    with pytest.raises(AlignmentError, match="length"):
+@pytest.mark.parametrize("name", ["length", "row", "reward"])
+def test_a_check_may_not_overwrite_what_is_measured(
+    tmp_path: Path, tiny_model: Path, prompts: Path, name: str
+) -> None:
+    config = settings(tmp_path, prompts, {"base": tiny_model}, check=f"{__name__}:gives_{name}")
+    with pytest.raises(AlignmentError, match=f"gives {name}, which"):
         evaluate(config)
     kept = (tmp_path / "eval" / "answers.jsonl").read_text().splitlines()
     assert len(kept) == 12  # what was sampled is not lost
