@@ -26,7 +26,7 @@ class TeacherConfig(ModelConfig):
         ge=0,
         le=1,
         description="share of the microbatches whose answers the student samples itself, to be taught on its own "
-        "mistakes; sampling takes most of the time then",
+        "mistakes; each costs a generation",
     )
 
 
