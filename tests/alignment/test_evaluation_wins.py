@@ -206,6 +206,7 @@ def test_a_judge_and_people_compare_through_the_store(
     assert "length-controlled" in page
 
 
+@pytest.mark.slow
 def test_a_judge_that_likes_what_comes_first_is_found_out(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
