@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.data_cleaning.contamination import Evaluation
-from alignment.data_cleaning.duplicates import Place, Seen
+from alignment.data_cleaning.duplicates import Place, Seen, bands
 from alignment.data_cleaning.rules import CleaningRules, Examiner
 from alignment.data_cleaning.words import plain, runs, script_shares, words
 from alignment.errors import ConfigError
@@ -80,6 +80,20 @@ def test_one_word_of_forty_makes_a_near_duplicate_and_five_do_not(texts: list[st
     assert near.similarity == pytest.approx(35 / 41, abs=0.1)
     far = [("换" if i in (5, 12, 19, 26, 33) else word) for i, word in enumerate(texts)]
     assert seen.add([between.join(far)], Place("a", 3)) is None
+
+
+def test_a_lower_similarity_is_found_as_well() -> None:
+    """Pairs of 40 words that share 30 of their 38 shingles: 30 of 46, 0.65. Each pair has words of its own."""
+    assert bands(0.8) == (16, 8)  # 1 - (1 - 0.8^8)^16 = 0.947, and with 9 rows 0.867
+    assert bands(0.5) == (42, 3)  # 0.996, and with 4 rows 0.873
+    assert bands(0.9) == (9, 14)  # 0.904, and with 15 rows 0.829
+    seen, found = Seen(0.5), 0
+    for pair in range(100):
+        own = [f"{word}x{pair}" for word in NUMBERS]
+        assert seen.add([" ".join(own)], Place("a", pair)) is None
+        again = seen.add([" ".join([*own[:32], *(f"new{i}x{pair}" for i in range(8))])], Place("b", pair))
+        found += again is not None and again.of == Place("a", pair)
+    assert found >= 95
 
 
 def test_the_most_alike_row_is_named() -> None:
