@@ -1,4 +1,4 @@
-"""Small models of three families that share a tokenizer, on disk as a command wants them."""
+"""Small models of three families that share a tokenizer, what they say, and a few steps of learning."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -23,6 +24,12 @@ SHAPE = {
     "tie_word_embeddings": False,
     "bos_token_id": None,
 }
+IDS = torch.arange(64).view(4, 16)
+
+
+def family_of(method: str) -> str:
+    """A family that can be tuned by the method."""
+    return "mixtral" if method == "moe" else "llama"
 
 
 def new_model(family: str, vocabulary: int = 64, **settings: Any) -> PreTrainedModel:
@@ -38,3 +45,25 @@ def write_model(family: str, tokenizer_of: Path, folder: Path) -> Path:
     new_model(family, len(tokenizer), **ends).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@torch.no_grad()
+def outputs(model: Any) -> Tensor:
+    return model(input_ids=IDS).logits
+
+
+def learn(model: Any, steps: int = 8, rate: float = 1e-2) -> list[float]:
+    """Losses of some steps of AdamW on a fixed batch."""
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], rate, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=IDS).logits
+        if logits.ndim == 2:  # of a reward model
+            loss = torch.nn.functional.softplus(-logits.diff(dim=0)).mean()
+        else:
+            loss = torch.nn.functional.cross_entropy(logits[:, -16:-1].flatten(0, 1), IDS[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
