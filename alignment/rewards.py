@@ -53,10 +53,11 @@ def train_reward_model(config: RewardRunConfig, *, overwrite: bool = False) -> d
     from transformers import set_seed
 
     from alignment.trainer_progress import RunProgress
-    from alignment.tuning.apply import trainable_share
+    from alignment.tuning.apply import require_stage, trainable_share
     from alignment.tuning.training import prepare
     from reward.train import train_reward
 
+    require_stage(config.tuning, "reward")
     data = load_preferences(config.data)
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
     rejects = list(data.rejects)
@@ -107,11 +108,10 @@ def compare_sources(config: RewardRunConfig, data: Preferences, run: RunFolder) 
 
 def load_base(config: RewardRunConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base with a fresh score head and the weights of `config.tuning` free to train, and its tokenizer."""
-    from alignment.tuning.apply import apply_tuning, continue_as_reward, require_stage, training_dtype
+    from alignment.tuning.apply import apply_tuning, continue_as_reward, training_dtype
     from reward.model import from_base
 
     path = resolve(config.base.path)
-    require_stage(config.tuning, "reward")
     if is_adapter(path) and config.tuning.method == "full":
         raise AlignmentError(
             f"{path} is an adapter: a reward model goes on with it under tuning.method=lora or qlora; "
@@ -136,7 +136,9 @@ def load_base(config: RewardRunConfig) -> tuple[PreTrainedModel, PreTrainedToken
 def plan(config: RewardRunConfig) -> dict[str, Any]:
     """Steps, tokens and memory of a run, for --dry-run."""
     from alignment.footprint import footprint
+    from alignment.tuning.apply import require_stage
 
+    require_stage(config.tuning, "reward")
     data = load_preferences(config.data)
     size = footprint(
         config.base.path,

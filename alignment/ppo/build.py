@@ -25,7 +25,7 @@ from alignment.ppo.kernels import fuse_layers
 from alignment.ppo.low_rank import fuse_adapters
 from alignment.ppo.processes import world_size
 from alignment.ppo.sharding import split_layers
-from alignment.tuning.apply import apply_tuning, free_weights, peft_config, require_stage
+from alignment.tuning.apply import apply_tuning, free_weights, peft_config
 from reward.card import RewardCard
 from reward.specs import is_learned
 
@@ -38,7 +38,6 @@ def build_actor_critic(config: PPOConfig) -> tuple[ActorCritic, str]:
 
     Raises AlignmentError where the policy, the tuning and the reward model do not fit together.
     """
-    require_stage(config.tuning, "ppo")
     torch.manual_seed(config.seed)  # new adapters start alike in every process
     models, line = _full(config) if config.tuning.method == "full" else _adapters(config)
     models.entropy_gradient = config.entropy_coef > 0

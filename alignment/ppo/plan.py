@@ -11,12 +11,14 @@ from alignment.ppo.config import PPOConfig, ProbeConfig
 from alignment.prompts import load_prompts
 from alignment.scorers import resolve_reward
 from alignment.trackers import require_trackers
+from alignment.tuning.apply import require_stage
 
 PROMPT_TOKENS = 256  # assumed: the tokenizer is not loaded to plan
 
 
 def plan(config: PPOConfig) -> dict[str, Any]:
     """Steps, tokens and memory of a run. Raises AlignmentError for what is not there."""
+    require_stage(config.tuning, "ppo")
     require_trackers(config.track)
     require_engine(config.engine)
     prompts = len(load_prompts(config.prompts))

@@ -24,6 +24,7 @@ from alignment.prompts import encode_prompts, load_prompts
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer, resolve_reward
 from alignment.trackers import require_trackers
+from alignment.tuning.apply import require_stage
 from reward.errors import RewardError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     Raises AlignmentError for anything a user can mend; the last whole checkpoint then continues with `resume`.
     """
     require_trackers(config.track)
+    require_stage(config.tuning, "ppo")
     require_engine(config.engine)
     if config.engine != "transformers" and world_size() > 1:
         raise AlignmentError(

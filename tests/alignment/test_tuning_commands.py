@@ -140,6 +140,26 @@ def test_every_method_in_every_stage(
     assert "cannot be used for" in said or "no experts" in said
 
 
+@pytest.mark.parametrize(("method", "stage"), [("adalora", "ppo"), ("prompt", "reward")])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_stage_that_a_method_cannot_do_is_refused_at_once(
+    method: str,
+    stage: str,
+    more: list[str],
+    tiny_model: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    ppo = write_ppo_config(tmp_path, tiny_model, tuning={"method": method}, run=str(run))
+    command = ["ppo", "-c", str(ppo)] if stage == "ppo" else words(stage, method, tiny_model, data, run)
+    assert align([*command, *more]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"tuning.method={method} cannot be used for {stage}: choose one of lora, " in line
+    assert not run.exists()  # else it would stand in the way of the next try
+
+
 @pytest.mark.slow
 def test_a_critic_starts_from_a_reward_model_with_tuned_experts(
     families: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
