@@ -71,7 +71,7 @@ class Rounds:
     def until(self, process: ForkServerProcess, happened: Callable[[], bool]) -> None:
         while not happened():
             assert process.exitcode is None, f"ended too early: {self.log.read_text()}"
-            time.sleep(0.0005)
+            time.sleep(0.005)
 
     def kill_in(self, phase: str, process: ForkServerProcess, after: float) -> None:
         """Kill `process` so many seconds after it next did some of the phase's work."""
