@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from alignment.checkpoints import State, random_state, restore_random_state
-from alignment.console import note
 from alignment.errors import AlignmentError
 from alignment.ppo.actor_critic import ActorCritic
 from alignment.ppo.advantages import generalized_advantages, group_relative, leave_one_out, rewards_to_go
@@ -35,6 +34,7 @@ from alignment.ppo.rewards import shape_scores, token_rewards
 from alignment.ppo.sampler import Sampler
 from alignment.ppo.sequences import Sequences
 from alignment.ppo.sharding import clip_gradients, gathered, load_optimizer
+from alignment.ppo.trust import EngineTrust
 from alignment.prompts import EncodedPrompt
 from alignment.tuning.rates import differ, rate_groups
 from reward.ensemble import opinions
@@ -44,10 +44,6 @@ from rollout.types import Completion, RolloutEngine, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-EXACT = 1e-4  # nats: an engine's log-probabilities are the trainer's own but for rounding in float32
-NOTICEABLE = 0.02  # nats a token: above what bfloat16 rounds away, below what moves a loss
-CAP = 2.0  # of importance weights, where the run has to choose
 
 
 class PPOTrainer:
@@ -91,13 +87,7 @@ class PPOTrainer:
         )
         self.policy_optimizer = _adam(_with_rates(models, config), config.learning_rate)
         self.critic_optimizer = _adam(models.critic_parameters(), config.critic.learning_rate)
-        self.trusts_engine = config.old_logprobs == "engine"  # unless its log-probabilities prove inexact
-        self.importance_cap = config.importance_cap  # or that which the engine's gap asked for
-        if config.overlap and self.importance_cap is None:
-            self.importance_cap = CAP
-            note(
-                f"PPO: answers will be one step old: tokens are weighted by old / engine probability, at most {CAP:g}"
-            )
+        self.trust = EngineTrust(config)
         self.iteration = 0
         self.whole = True  # nothing of an iteration that has not ended is in the state: it may be saved
         self.clock = time.perf_counter
@@ -186,14 +176,11 @@ class PPOTrainer:
         if self.iteration == 0 and not self.models.value_head.weight.any():
             # a critic that knows nothing yet starts at the mean: else lambda < 1 shortens answers by itself
             self.models.value_head.bias.fill_(float(shaped.mean()))
-        found = self.evaluate(
-            sequences, policy=self.recomputes, critic=self.recomputes or rollouts.engine_values is None
-        )
+        recomputes, said = not self.trust.suffices(self.iteration), rollouts.engine_values
+        found = self.evaluate(sequences, policy=recomputes, critic=recomputes or said is None)
         sequences, reference = found.sequences, found.reference
-        old, values = found.logprobs, found.values
-        if not self.recomputes:
-            old = rollouts.engine_logprobs
-            values = values if rollouts.engine_values is None else rollouts.engine_values
+        old = found.logprobs if recomputes else rollouts.engine_logprobs
+        values = found.values if recomputes or said is None else said
         mask = sequences.response_mask
         kl = kl_estimate(old, reference, "k1")
         rewards = token_rewards(shaped, kl, self.kl.coef if config.kl.place == "reward" else 0.0, mask)
@@ -206,45 +193,23 @@ class PPOTrainer:
             "kl_coef": self.kl.coef,
             **rollouts.figures(old, reference),
         }
-        if self.recomputes:
+        if recomputes:
             gap = (old - rollouts.engine_logprobs).abs()
             seen["entropy"] = float(masked_mean(found.entropy, mask))
             seen |= {"engine_gap_mean": float(masked_mean(gap, mask)), "engine_gap_max": float(gap.max())}
             largest = seen["engine_gap_max"]
-            if (
-                rollouts.engine_values is not None and self.iteration > 0
-            ):  # in the first the head is moved, above
-                largest = max(largest, float((found.values - rollouts.engine_values).abs().max()))
-            self.check_engine(seen["engine_gap_mean"], largest)
+            if said is not None and self.iteration > 0:  # in the first the head is moved, above
+                largest = max(largest, float((found.values - said).abs().max()))
+            self.trust.hear(seen["engine_gap_mean"], largest)
         if self.sampler.delivery:
             seen["delivery_gap"] = self.sampler.delivery.gap
-        if self.importance_cap:
-            weights = importance_weights(old, rollouts.engine_logprobs, cap=self.importance_cap)
+        if self.trust.cap:
+            weights = importance_weights(old, rollouts.engine_logprobs, cap=self.trust.cap)
             advantages = advantages * weights
             seen["importance_mean"] = float(masked_mean(weights, mask))
         if config.has_critic:
             seen["explained_variance"] = float(explained_variance(values, returns, mask))
         return Experience(sequences, old, reference, values, advantages, returns), seen
-
-    @property
-    def recomputes(self) -> bool:
-        """Whether old log-probabilities are computed again, as they are until an engine that is to be trusted has
-        been seen to be exact twice: at first, and once the policy that it was given has moved."""
-        return not self.trusts_engine or self.iteration < self.config.critic.warmup + 2
-
-    def check_engine(self, mean: float, largest: float) -> None:
-        """What is done about an engine whose log-probabilities are off by so many nats a token: if more than rounding,
-        or its values are (in units of reward), they are trusted no more; if it is as if another policy had sampled,
-        its tokens are weighted."""
-        if self.trusts_engine and largest > EXACT:
-            self.trusts_engine = False
-            note(f"PPO: what the engine says is off by up to {largest:.1g}: old_logprobs=recompute instead")
-        if self.importance_cap is None and mean > NOTICEABLE:
-            self.importance_cap = CAP
-            note(
-                f"PPO: the engine's log-probabilities are off by {mean:.2g} nats a token: from now on tokens are "
-                f"weighted by old / engine probability, at most {CAP:g} (importance_cap)"
-            )
 
     def evaluate(self, sequences: Sequences, *, policy: bool = True, critic: bool = True) -> Evaluation:
         """What the models say of each response token; policy and critic only if asked."""
@@ -395,8 +360,7 @@ class PPOTrainer:
             "kl_coef": self.kl.coef,
             "shuffle": self.shuffle.get_state(),
             **self.sampler.state_dict(),
-            "trusts_engine": self.trusts_engine,
-            "importance_cap": self.importance_cap,
+            **self.trust.state_dict(),
             "random": random_state(),
         }
 
@@ -408,8 +372,7 @@ class PPOTrainer:
         self.kl.coef = state["kl_coef"]
         self.shuffle.set_state(state["shuffle"])
         self.sampler.load_state_dict(state)
-        self.trusts_engine = state["trusts_engine"]
-        self.importance_cap = state.get("importance_cap", self.config.importance_cap)
+        self.trust.load_state_dict(state)
         restore_random_state(state["random"])
 
     def close(self) -> None:

@@ -158,7 +158,7 @@ def test_an_engine_whose_values_are_not_exact_is_not_believed(tiny_model, capsys
     with torch.no_grad():
         engine.value_head.bias += 0.01
     trainer.step()
-    assert not trainer.trusts_engine
+    assert not trainer.trust.exact
     assert "PPO: what the engine says is off by up to 0.01" in capsys.readouterr().err
 
 
@@ -166,10 +166,10 @@ def test_an_engine_that_is_not_exact_is_not_believed(tiny_model, capsys):
     trainer = inexact(make_trainer(tiny_model, **ENGINE))
     first = trainer.step()
     assert first["engine_gap_max"] < 1e-4
-    assert trainer.trusts_engine
+    assert trainer.trust.exact
     second = trainer.step()
     assert second["engine_gap_max"] == pytest.approx(0.01, rel=1e-2)
-    assert not trainer.trusts_engine
+    assert not trainer.trust.exact
     line = "PPO: what the engine says is off by up to 0.01: old_logprobs=recompute instead"
     assert capsys.readouterr().err.count(line) == 1
     plain = inexact(make_trainer(tiny_model, **(ENGINE | {"old_logprobs": "recompute"})))
@@ -186,7 +186,7 @@ def test_what_was_found_of_the_engine_outlasts_a_restart(tiny_model, tmp_path, e
     rows += [unbroken.step() for _ in range(2)]
     resumed = engine(make_trainer(tiny_model, **ENGINE))
     resumed.load_state_dict(load_checkpoint(tmp_path))
-    assert resumed.trusts_engine is (engine is not inexact)
+    assert resumed.trust.exact is (engine is not inexact)
     assert json.dumps([resumed.step(), resumed.step()]) == json.dumps(rows[2:])
 
 
@@ -200,7 +200,7 @@ def test_a_probe_asks_the_policy_whatever_the_engine_says(tiny_model):
     trainer = make_trainer(tiny_model, **ENGINE)
     for _ in range(2):
         trainer.step()
-    assert not trainer.recomputes
+    assert trainer.trust.suffices(trainer.iteration)
     rollouts = trainer.generate(trainer.sampler.prompts.take(4))
     found = trainer.evaluate(rollouts.sequences)
     assert torch.allclose(found.logprobs, rollouts.engine_logprobs, atol=1e-4)
