@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from labeling.errors import LabelingError
 from labeling.judge.calls import ledger
+from labeling.judge.calls.alone import alone
 from labeling.judge.calls.asker import Asker, Stopped
 from labeling.judge.calls.batch import Batcher, FromLedger, NotAsked, open_batches
 from labeling.judge.calls.batch_client import BatchClient
@@ -63,11 +64,13 @@ def run_judge(
 
     With `batch` the calls go through the endpoint's batch API, which may take a day; a run that is stopped
     meanwhile is taken up by the next. An interrupt lets the calls in flight finish and be stored (a second one
-    does not wait for them). Raises LabelingError for a template, key, model or address that will not do: what
-    was answered by then is kept.
+    does not wait for them). Raises LabelingError for a template, key, model or address that will not do, and while
+    another job of one of the judges is at work on the store: what was answered by then is kept.
     """
     judges = [Judge(member) for member in config.members()]
-    return asyncio.run(_Job(store, config, judges, progress or (lambda *_, **__: None)).run(batch))
+    job = _Job(store, config, judges, progress or (lambda *_, **__: None))
+    with alone(store, (judge.config for judge in judges)):
+        return asyncio.run(job.run(batch))
 
 
 class _Job:

@@ -8,6 +8,7 @@ from typing import Any
 
 from labeling.errors import LabelingError
 from labeling.judge.calls import ledger
+from labeling.judge.calls.alone import alone
 from labeling.judge.calls.asker import Asker, CallCounts, Stopped
 from labeling.judge.calls.client import CallFailed, JudgeClient
 from labeling.judge.calls.ledger import Call
@@ -37,11 +38,12 @@ def rate_answers(
     judge = Judge(config.model_copy(update={"mode": "pointwise", "samples": 1}))
     calls = []
     for prompt, text in answers:
-        alone = ComparisonView(0, list(prompt), (([{"role": "assistant", "content": text}], ""),))
-        calls.append(judge.questions(alone)[0].call)
+        view = ComparisonView(0, list(prompt), (([{"role": "assistant", "content": text}], ""),))
+        calls.append(judge.questions(view)[0].call)
     if not calls:
         return []
-    replies = asyncio.run(_replies(store, judge.config, calls, progress or (lambda _: None)))
+    with alone(store, [judge.config]):
+        replies = asyncio.run(_replies(store, judge.config, calls, progress or (lambda _: None)))
     return [
         ReplyReading("api_error", reason=str(reply))
         if isinstance(reply, CallFailed)

@@ -13,7 +13,9 @@ import pytest
 from sqlalchemy import select
 
 from alignment.demo.stand_in_judge import MODEL, Faults, Manner, StandInJudge
+from labeling.errors import LabelingError
 from labeling.hashing import content_hash
+from labeling.judge.calls.alone import alone
 from labeling.judge.config import JudgeConfig
 from labeling.judge.job import run_judge
 from labeling.schema import JudgeCall, Judgement
@@ -53,6 +55,26 @@ def read(store, table):
 def body_hash(call):
     """How the server names the request of a ledger row."""
     return content_hash({k: v for k, v in call.request.items() if k not in ("base_url", "sample")})
+
+
+@pytest.mark.timeout(180)
+def test_a_second_job_is_refused_while_the_first_is_at_work(store, store_url):
+    fill(store, 40)
+    with StandInJudge(lambda _, text: float("please" in text), latency=0.1) as server:
+        config = JudgeConfig(base_url=server.base_url, model=MODEL)
+        job = start(store_url, server)
+        assert job.stdout.readline()  # it is at work
+        with pytest.raises(LabelingError, match=f"another job of judge:{MODEL} is at work on this store"):
+            run_judge(store, config)
+        other = JudgeConfig(base_url=server.base_url, model="another-judge")
+        with alone(store, [other]):  # of another judge it is none of its business
+            pass
+        job.kill()
+        job.communicate()
+        run_judge(store, config)  # a kill leaves no lock behind
+        assert len(read(store, Judgement)) == 40
+        with alone(store, [config]), pytest.raises(LabelingError, match="at work"):
+            run_judge(store, config)  # in the same process either
 
 
 @pytest.mark.timeout(180)
