@@ -6,9 +6,9 @@ On a GPU, where `align[gpu]` is installed, they are single kernels, and gates to
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,8 +26,8 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 def fuse_layers(models: Sequence[PreTrainedModel], *, everywhere: bool = False) -> None:
     """Run the layers of `models`, those of a known family, through what is below, or Liger's kernels on a GPU.
 
-    Rotations are replaced for the whole family in this process. everywhere: some of its models stay on the CPU, where
-    Liger's kernels do not run.
+    Liger replaces rotations for the whole family in this process. everywhere: some of its models stay on the CPU,
+    where its kernels do not run.
     """
     for model in models:
         if model.config.model_type not in FAMILIES:
@@ -37,11 +37,11 @@ def fuse_layers(models: Sequence[PreTrainedModel], *, everywhere: bool = False) 
 
             apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
             continue
-        for norm in model.modules():
-            if type(norm).__name__.endswith("RMSNorm"):
-                norm.forward = partial(normed_by, norm)
-        family: Any = importlib.import_module(type(model).__module__)
-        family.apply_rotary_pos_emb = rotate
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = partial(normed_by, module)
+            elif type(module).__name__.endswith("Attention"):
+                module.forward = MethodType(rotating_by(rotate, type(module).forward), module)
 
 
 def has_liger() -> bool:
@@ -55,6 +55,14 @@ def has_liger() -> bool:
 
 def normed_by(norm: Any, x: Tensor) -> Tensor:
     return RMSNorm.apply(x, norm.weight, norm.variance_epsilon)  # type: ignore[no-any-return]
+
+
+def rotating_by(rotation: Any, forward: Any) -> FunctionType:
+    """An attention layer's forward that calls `rotation`; the function that transformers has there is its family's."""
+    seen = forward.__globals__ | {"apply_rotary_pos_emb": rotation}
+    found = FunctionType(forward.__code__, seen, forward.__name__, forward.__defaults__, forward.__closure__)
+    found.__kwdefaults__ = forward.__kwdefaults__
+    return found
 
 
 class RMSNorm(torch.autograd.Function):

@@ -1,7 +1,6 @@
 """Norms and rotations in few passes against transformers' own; Liger's kernels are held on GPUs (`tests/gpu`)."""
 
 import copy
-import importlib
 import math
 import sys
 
@@ -12,19 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from alignment.ppo import kernels
 from alignment.ppo.build import build_actor_critic, place
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.kernels import FAMILIES, RMSNorm, Rotation, fuse_layers, has_liger, turn
 from tests.families import adapted, random_model
 
 IDS = torch.arange(2, 26).view(3, 8)
-
-
-@pytest.fixture(autouse=True)
-def _rotations_as_they_were(monkeypatch):
-    for family in FAMILIES:
-        module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-        monkeypatch.setattr(module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
 
 
 @settings(max_examples=20, deadline=None)
@@ -74,7 +67,7 @@ def test_the_gradient_of_a_turn():
 
 @pytest.mark.parametrize("learned", ["adapters", "everything"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_models_say_and_learn_what_they_did(family, learned):
+def test_models_say_and_learn_what_they_did(family, learned, monkeypatch):
     plain = adapted(random_model(family)) if learned == "adapters" else random_model(family)
     fused = copy.deepcopy(plain)
 
@@ -84,10 +77,15 @@ def test_models_say_and_learn_what_they_did(family, learned):
         return logits.detach(), torch.autograd.grad((logits**2).mean(), parameters)
 
     expected = logits_and_gradients(plain)
+    turned = []
+    monkeypatch.setattr(kernels, "turn", lambda *arguments: turned.append(1) or turn(*arguments))
     fuse_layers([fused.get_base_model() if learned == "adapters" else fused])
     assert all("forward" in vars(m) for m in fused.modules() if type(m).__name__.endswith("RMSNorm"))
     found = logits_and_gradients(fused)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert len(turned) == 2 * 2 * 3, "queries and keys of three layers, there and back"
+    assert all(torch.equal(a, b) for a, b in zip(logits_and_gradients(plain)[1], expected[1], strict=True))
+    assert len(turned) == 12, "other models of the family are as they were"
 
 
 def test_other_families_are_left_alone():
