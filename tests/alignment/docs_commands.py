@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[2] / "docs"
 
 def run_blocks(docs: str, *overrides: str) -> tuple[int, int]:
     """Writes the files and runs the `align` commands, with `overrides`, of a page's `sh` blocks: how many of each."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", docs, re.M | re.S)
+    blocks = re.findall(r"^```sh(?: endpoint)?\n(.*?)^```", docs, re.M | re.S)
     ran = 0
     for block in blocks:
         for name, text in re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END\n", block, re.M | re.S):

@@ -141,6 +141,7 @@ def quality(_prompt: str, answer: str) -> float:
     return float(answer.count("e"))
 
 
+@pytest.mark.slow
 def test_kills_while_it_is_judged_and_while_it_trains_change_nothing(
     tiny_model: Path, tmp_path: Path
 ) -> None:
