@@ -36,7 +36,7 @@ def engine(wide_model: Path) -> Iterator[VllmEngine]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("tuning", "rate"), [(LORA, 3e-2), ({"method": "full"}, 6e-3)], ids=["lora", "full"])
+@pytest.mark.parametrize(("tuning", "rate"), [(LORA, 1e-2), ({"method": "full"}, 6e-3)], ids=["lora", "full"])
 def test_ppo_learns_on_vllm_as_on_the_policy_itself(
     engine: VllmEngine, wide_model: Path, tuning: dict[str, Any], rate: float
 ) -> None:
@@ -51,7 +51,7 @@ def test_ppo_learns_on_vllm_as_on_the_policy_itself(
         assert all(row["engine_gap_max"] < 1e-3 for row in rows)
         assert name != "vllm" or all(row["delivery_gap"] < 1e-3 for row in rows)
         ends[name].append(statistics.mean(row["score_mean"] for row in rows[-3:]))
-        assert ends[name][-1] > rows[0]["score_mean"] + 0.2
+        assert ends[name][-1] > rows[0]["score_mean"] + 0.1
     noise = math.sqrt(
         sum(statistics.variance(of) / 3 for of in ends.values())
     )  # of the difference of the means
