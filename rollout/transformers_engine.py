@@ -213,13 +213,16 @@ def head_for_decoding(model: Any) -> Iterator[list[torch.Tensor]]:
         read[:] = [inputs[0].contiguous()]
         return (read[0], *inputs[1:])
 
-    hook, weight = head.register_forward_pre_hook(before), head.weight
-    if type(head) is torch.nn.Linear and type(weight) is torch.nn.Parameter:
+    hook = head.register_forward_pre_hook(before)
+    weight: Any = getattr(head, "weight", None)
+    plain = type(head) is torch.nn.Linear and type(weight) is torch.nn.Parameter
+    if plain:
         head.weight = torch.nn.Parameter(for_few_rows(weight.data), requires_grad=False)
     try:
         yield read
     finally:
-        head.weight = weight
+        if plain:
+            head.weight = weight
         hook.remove()
 
 

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rollout import RolloutError, Sampling, TransformersEngine
+from tests.families import adapted, random_model
 
 VOCABULARY, PAD, STOP = 40, 0, 1
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16], [9, 10, 11, 12, 13, 14], [30, 31, 32, 33]]
@@ -69,6 +70,18 @@ def test_a_value_head_is_asked_on_the_way(model, max_batch):
         torch.testing.assert_close(torch.tensor(c.values), expected, atol=1e-4, rtol=0)
     assert model.lm_head.weight is weight
     assert all(c.values == () for c in engine(model, seed=3).generate(PROMPTS, SPREAD))
+
+
+def test_a_head_with_an_adapter_of_its_own_answers_and_is_left_as_it_was():
+    tuned = adapted(random_model("llama"), target_modules=["lm_head", "q_proj"])
+    head = tuned.get_output_embeddings()
+    before = dict(head.named_parameters())
+    (c,) = engine(tuned, seed=3).generate([[5, 6, 7]], Sampling(max_new_tokens=6))
+    expected = plain_logprobs(tuned, [5, 6, 7], list(c.token_ids))
+    torch.testing.assert_close(torch.tensor(c.logprobs), expected, atol=1e-4, rtol=0)
+    after = dict(head.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] for name in before)
 
 
 def test_greedy_is_that_of_generate(model):
