@@ -105,7 +105,7 @@ def collect_rollouts(config: RolloutConfig, *, overwrite: bool = False) -> dict[
     prompts = load_prompts(config.prompts)[: config.limit]
     if config.reward is not None:
         resolve_reward(config.reward)  # what is not there is said before anything is loaded
-    store = open_store(config, prompts)
+    store = open_store(destination(config), prompts, config.prompts)
     source, fitting, run = open_source(config, prompts, overwrite=overwrite)
     scorer = load_scorer(config.reward, device()) if config.reward is not None else None
     kept = without_repeats(fitting)
@@ -158,9 +158,9 @@ def destination(config: RolloutConfig) -> str | None:
     return None if config.keep in FOR_SFT else config.store
 
 
-def open_store(config: RolloutConfig, prompts: Sequence[list[Message]]) -> Store | None:
-    """Raises AlignmentError for a prompt that the store would not take, before anything is sampled."""
-    url = destination(config)
+def open_store(url: str | None, prompts: Sequence[list[Message]], file: str) -> Store | None:
+    """The store that answers to the prompts of `file` go to, if any. Raises AlignmentError for a prompt that it would
+    not take, before anything is sampled."""
     if url is None:
         return None
     from labeling.errors import LabelingError
@@ -171,7 +171,7 @@ def open_store(config: RolloutConfig, prompts: Sequence[list[Message]]) -> Store
         try:
             check_prompt(prompt)
         except LabelingError as error:
-            raise AlignmentError(f"{config.prompts}, row {number}: {error}") from None
+            raise AlignmentError(f"{file}, row {number}: {error}") from None
     return Store.open(url)
 
 

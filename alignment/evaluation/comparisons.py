@@ -11,11 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alignment.errors import AlignmentError
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.sampling import Answer
 from alignment.files import write_text
-from alignment.prompts import Message
 from alignment.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -23,22 +21,6 @@ if TYPE_CHECKING:
 
 FILE = "comparisons.jsonl"
 HOW_TO_LABEL = "`align judge run` or people with `align label` label them"
-
-
-def open_store(config: EvalConfig, prompts: Sequence[list[Message]]) -> Store | None:
-    """The store that gets the comparisons, if any. Raises AlignmentError for a prompt that it would not take."""
-    if config.comparisons is None:
-        return None
-    from labeling.errors import LabelingError
-    from labeling.messages import check_prompt
-    from labeling.store import Store
-
-    for number, prompt in enumerate(prompts, 1):
-        try:
-            check_prompt(prompt)
-        except LabelingError as error:
-            raise AlignmentError(f"{config.prompts}, row {number}: {error}") from None
-    return Store.open(config.comparisons.store)
 
 
 def pairs(config: EvalConfig) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.console import note
-from alignment.evaluation.comparisons import HOW_TO_LABEL, add_comparisons, open_store, pairs
+from alignment.evaluation.comparisons import HOW_TO_LABEL, add_comparisons, pairs
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.figures import summarize
 from alignment.evaluation.measures import load_check, load_task_metrics, measure, measure_suites
@@ -20,7 +20,7 @@ from alignment.evaluation.toxicity import load_word_list
 from alignment.files import write_text
 from alignment.models import base_of, resolve
 from alignment.prompts import load_prompts
-from alignment.rollouts import device
+from alignment.rollouts import device, open_store
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer, resolve_reward
 from reward.specs import is_learned
@@ -38,7 +38,8 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
         resolve(path)  # before minutes are spent on the first
     check_rewards(config)
     check_files(config)
-    store = open_store(config, prompts)
+    to = config.comparisons.store if config.comparisons else None
+    store = open_store(to, prompts, config.prompts)
     run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
     sampled = sample_all(config, prompts, run)
     answers = sampled.answers
