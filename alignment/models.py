@@ -62,6 +62,18 @@ def base_of(path: str) -> str:
     return str(base)
 
 
+def weights_stamp(path: str) -> list[Any]:
+    """What tells a model, as JSON, from another or from itself trained on: where it is, and the sizes and times of its
+    files of weights, its base's too. A model on the hub is known by its name."""
+    path = resolve(path)
+    files = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for folder in dict.fromkeys((path, base_of(path)))
+        for file in sorted(Path(folder).glob("*.safetensors"))
+    ]
+    return [path, files]
+
+
 def torch_dtype(dtype: Dtype) -> torch.dtype:
     import torch
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from alignment.console import progress_bar
 from alignment.files import write_json
-from alignment.models import ModelConfig, base_of, load_policy, resolve
+from alignment.models import ModelConfig, load_policy, weights_stamp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,14 +41,8 @@ def kept_losses(
 
 
 def key(model: ModelConfig, bits: int | None, examples: Iterable[Encoded]) -> str:
-    """A name for the losses by what they depend on. A local model is known by its files' sizes and times."""
-    path = resolve(model.path)
-    files = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for folder in dict.fromkeys((path, base_of(path)))
-        for file in sorted(Path(folder).glob("*.safetensors"))
-    ]
-    digest = hashlib.sha256(json.dumps([path, files, model.dtype, bits]).encode())
+    """A name for the losses by what they depend on."""
+    digest = hashlib.sha256(json.dumps([*weights_stamp(model.path), model.dtype, bits]).encode())
     for example in examples:
         digest.update(json.dumps([example.input_ids, example.labels]).encode())
     return digest.hexdigest()[:32]

@@ -1,10 +1,14 @@
 """What noisy labels cost a reward model, and what soft labels with learned raters give back.
 
-Three ways on the same pairs: hard labels as people gave them; the same with 30% relabelled by a simulated judge, and
-nothing made of that; and with the judge's probabilities for labels, `reliability` and `length_covariate: judges`. The
-judge is no language model but a formula, with the two failings that are reported of real ones: it is noisy, and it
-likes long answers. Accuracy is on people's held-out labels; each seed holds out another fifth of the prompts, draws
-the judge and starts the model anew.
+On the same pairs: hard labels as people gave them (`hard_clean`); the same with 30% relabelled by a simulated judge,
+and nothing made of that (`hard_noisy`); with the judge's probabilities for labels (`soft_alone`); and with what
+`align reward train` can learn of its raters besides (`soft`).
+
+The judges are no language models but formulas, with the two failings that are reported of real ones. The `noisy` one is
+wrong with a chance that it knows and says, and is met with `reliability`; its figures are the task's own. The `verbose`
+one likes long answers, and is met with `length_covariate: judges` as well. Accuracy is on people's held-out labels;
+each seed holds out another fifth of the prompts, draws the judge and starts the model anew. The interval is a bootstrap
+over prompts.
 
 HH-RLHF (Bai et al. 2022) is read from ALIGN_SHARED/data (default ../shared/data); the demo's task makes its own pairs,
 and its oracle stands for people.
@@ -18,8 +22,10 @@ import math
 import os
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,13 +42,12 @@ from labeling.importers.formats import hh_rlhf
 from reward.evaluate import agreement, bootstrap_interval, calibration_error
 
 Row = dict[str, Any]
-SEEDS = 5
+FOLDS = 5
+SEEDS = {"noisy": 15, "verbose": 5}
 RELABELLED = 0.3
-SKILL, TASTE, NOISE = (
-    0.5,
-    1.5,
-    1.0,
-)  # of the judge, log-odds for: the right side, a longer one, anything at random
+CONFIDENCE = (0.5, 0.7)  # of the noisy judge in the side that it names, drawn evenly between these, and true
+# of the verbose one, log-odds for: the right side, a longer one, anything at random
+SKILL, TASTE, NOISE = 0.5, 1.5, 1.0
 BASE = {
     "hidden_size": 64,
     "layers": 2,
@@ -59,10 +64,10 @@ TRAINING = {
     "epochs": 2,
     "learning_rate": 2e-3,
 }
-WAYS: dict[str, dict[str, Any]] = {
-    "hard_clean": {},
-    "hard_noisy": {},
-    "soft": {"reliability": True, "length_covariate": "judges"},
+WAYS = ("hard_clean", "hard_noisy", "soft_alone", "soft")
+LEARNED: dict[str, dict[str, Any]] = {  # of the raters, by the judge among them
+    "noisy": {"reliability": True},
+    "verbose": {"reliability": True, "length_covariate": "judges"},
 }
 
 
@@ -102,42 +107,46 @@ def pair(prompt: Any, chosen: Any, rejected: Any) -> Row:
     return sides | label | {"group": prompt_hash(prompt)}
 
 
-def relabelled(rows: Sequence[Row], seed: int, *, hard: bool) -> list[Row]:
-    """`rows`, of which the judge has labelled its share anew, by the same draws whether `hard` or not."""
+def relabelled(rows: Sequence[Row], judge: str, seed: int) -> list[Row]:
+    """`rows`, of which the judge has labelled its share anew."""
     rng = random.Random(f"judge {seed}")
     extra = [words(row["chosen"]) - words(row["rejected"]) for row in rows]
     spread = math.sqrt(sum(e * e for e in extra) / len(extra))
+
+    def log_odds(longer: float) -> float:
+        if judge == "verbose":
+            return SKILL + TASTE * longer + NOISE * rng.gauss(0, 1)
+        confidence = rng.uniform(*CONFIDENCE)
+        return math.log(confidence / (1 - confidence)) * (1 if rng.random() < confidence else -1)
+
     return [
-        judged(row, SKILL + TASTE * e / spread + NOISE * rng.gauss(0, 1), hard)
-        if rng.random() < RELABELLED
-        else row
+        judged(row, log_odds(e / spread)) if rng.random() < RELABELLED else row
         for row, e in zip(rows, extra, strict=True)
     ]
 
 
-def judged(row: Row, logit: float, hard: bool) -> Row:
+def judged(row: Row, log_odds: float) -> Row:
     """`row` with the label of a judge to whom its chosen side is better with these log-odds."""
-    label = {
-        "p_chosen": 1.0 if hard else 1 / (1 + math.exp(-abs(logit))),
-        "source": "judge",
-        "annotator": "judge",
-    }
-    swapped = {"chosen": row["rejected"], "rejected": row["chosen"]} if logit < 0 else {}
+    label = {"p_chosen": 1 / (1 + math.exp(-abs(log_odds))), "source": "judge", "annotator": "judge"}
+    swapped = {"chosen": row["rejected"], "rejected": row["chosen"]} if log_odds < 0 else {}
     return row | swapped | label
+
+
+def hardened(rows: Sequence[Row]) -> list[Row]:
+    return [row | {"p_chosen": 1.0} for row in rows]
 
 
 def words(messages: Sequence[Mapping[str, str]]) -> int:
     return sum(len(message["content"].split()) for message in messages)
 
 
-def folds(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
-    """(train, test) for each seed: every prompt is held out by one of them."""
-    of = [int(row["group"][:8], 16) % SEEDS for row in rows]
-    for seed in range(SEEDS):
-        yield (
-            [row for row, fold in zip(rows, of, strict=True) if fold != seed],
-            [row for row, fold in zip(rows, of, strict=True) if fold == seed],
-        )
+def held_out(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """(train, test): every prompt is held out by one seed in FOLDS."""
+    fold = [int(row["group"][:8], 16) % FOLDS == seed % FOLDS for row in rows]
+    return (
+        [row for row, out in zip(rows, fold, strict=True) if not out],
+        [row for row, out in zip(rows, fold, strict=True) if out],
+    )
 
 
 def small_base(rows: Sequence[Row], folder: Path, steps: int) -> str:
@@ -181,26 +190,36 @@ def gaps(
         )
 
     learned = fit(config, model, tokenizer, with_mean_weight_one(tokens(train, "train")))
-    held_out = tokens(test, "test")
-    ids = [*held_out["chosen_ids"], *held_out["rejected_ids"]]
+    unseen = tokens(test, "test")
+    ids = [*unseen["chosen_ids"], *unseen["rejected_ids"]]
     scores = np.array(score_ids(model, ids, pad_token_id=tokenizer.pad_token_id, batch_tokens=8192))
     print(f"  learned of the raters: {learned.figures()}", file=sys.stderr, flush=True)
-    return np.subtract(*np.split(scores, 2)), list(held_out["group"])
+    return np.subtract(*np.split(scores, 2)), list(unseen["group"])
 
 
-def compare(name: str, parts: Mapping[str, Sequence[Row]], base_steps: int, seeds: int) -> dict[str, Figure]:
+def compare(name: str, parts: Mapping[str, Sequence[Row]], base_steps: int, quick: bool) -> dict[str, Figure]:
     """The figures of a task; of several parts each has its own reward models, on one base, and its own figures too."""
-    found: dict[str, Found] = {}
+    result: dict[str, Figure] = {}
     with TemporaryDirectory() as folder:
         base = small_base([row for part in parts.values() for row in part], Path(folder), base_steps)
-        for part, rows in parts.items():
-            found[part] = Found()
-            for seed, (train, test) in zip(range(seeds), folds(rows), strict=False):
-                examine(found[part], f"{name} {part}", base, train, test, seed)
-    result = {f"{name}.{key}": value for key, value in figures(Found.together(found.values())).items()}
-    if len(found) > 1:
-        for part, some in found.items():
-            result |= {f"{name}.{part}.{key}": value for key, value in figures(some).items()}
+        for judge, seeds in SEEDS.items():
+            given = [(part, seed) for part in parts for seed in range(1 if quick else seeds)]
+            with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+                waiting = [pool.submit(examine, base, parts[part], judge, seed) for part, seed in given]
+                found: dict[str, list[Found]] = {part: [] for part in parts}
+                for (part, seed), one in zip(given, waiting, strict=True):
+                    found[part].append(one.result())
+                    told = {
+                        way: round(float(agreement(gap, 0).mean()), 3)
+                        for way, gap in one.result().gaps.items()
+                    }
+                    print(f"{name} {part}, {judge} judge, seed {seed}: {told}", file=sys.stderr, flush=True)
+            of = name if judge == "noisy" else f"{name}.{judge}"
+            several = {of: [one for some in found.values() for one in some]}
+            if len(parts) > 1:
+                several |= {f"{of}.{part}": some for part, some in found.items()}
+            for key, some in several.items():
+                result |= {f"{key}.{figure}": value for figure, value in figures(some).items()}
     return result
 
 
@@ -208,39 +227,30 @@ def compare(name: str, parts: Mapping[str, Sequence[Row]], base_steps: int, seed
 class Found:
     """The gaps of held-out pairs by each way, and the pairs' groups."""
 
-    gaps: dict[str, list[np.ndarray]] = field(default_factory=lambda: {way: [] for way in WAYS})
-    groups: list[str] = field(default_factory=list)
-
-    @classmethod
-    def together(cls, several: Iterable[Found]) -> Found:
-        whole = cls()
-        for one in several:
-            whole.groups += one.groups
-            for way, found in one.gaps.items():
-                whole.gaps[way] += found
-        return whole
+    gaps: dict[str, np.ndarray]
+    groups: list[str]
 
 
-def examine(found: Found, name: str, base: str, train: Sequence[Row], test: Sequence[Row], seed: int) -> None:
-    """Train on each way's labels, and add what the three say of `test` to `found`."""
-    labels = {
-        "hard_clean": train,
-        "hard_noisy": relabelled(train, seed, hard=True),
-        "soft": relabelled(train, seed, hard=False),
+def examine(base: str, rows: Sequence[Row], judge: str, seed: int) -> Found:
+    """Train on each way's labels: what they say of the pairs held out. In a process of its own, with one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    train, test = held_out(rows, seed)
+    soft = relabelled(train, judge, seed)
+    labels = {"hard_clean": train, "hard_noisy": hardened(soft), "soft_alone": soft, "soft": soft}
+    found = {
+        way: gaps(base, labels[way], test, seed, LEARNED[judge] if way == "soft" else {}) for way in WAYS
     }
-    for way, keys in WAYS.items():
-        gap, groups = gaps(base, labels[way], test, seed, keys)
-        found.gaps[way].append(gap)
-        told = f"{name}, seed {seed}, {way}: accuracy {agreement(gap, 0).mean():.3f} on {len(gap)} pairs"
-        print(told, file=sys.stderr, flush=True)
-    found.groups += groups
+    return Found({way: gap for way, (gap, _) in found.items()}, found["soft"][1])
 
 
-def figures(found: Found) -> dict[str, Figure]:
+def figures(found: Sequence[Found]) -> dict[str, Figure]:
     """Accuracy and calibration error of each way over all held-out pairs, and the interval of what soft labels gain."""
-    gap = {way: np.concatenate(several) for way, several in found.gaps.items()}
+    gap = {way: np.concatenate([one.gaps[way] for one in found]) for way in WAYS}
+    groups = [group for one in found for group in one.groups]
     right = {way: agreement(values, 0) for way, values in gap.items()}
-    low, high = bootstrap_interval(right["soft"] - right["hard_noisy"], found.groups)
+    low, high = bootstrap_interval(right["soft"] - right["hard_noisy"], groups)
     return {
         **{f"{way}_accuracy": float(values.mean()) for way, values in right.items()},
         **{
@@ -249,7 +259,7 @@ def figures(found: Found) -> dict[str, Figure]:
         "difference": float((right["soft"] - right["hard_noisy"]).mean()),
         "difference_low": low,
         "difference_high": high,
-        "pairs": len(found.groups),
+        "pairs": len(groups),
     }
 
 
@@ -262,12 +272,12 @@ def tasks() -> Iterator[tuple[str, dict[str, list[Row]]]]:
 
 def measure(quick: bool) -> dict[str, Figure]:
     quiet_environment()
-    result: dict[str, Figure] = {"seeds": 1 if quick else SEEDS}
+    result: dict[str, Figure] = {f"seeds.{judge}": 1 if quick else seeds for judge, seeds in SEEDS.items()}
     for name, parts in tasks():
         some = {part: rows[:: 10 if quick else 1] for part, rows in parts.items()}
-        result |= compare(name, some, 10 if quick else 100, 1 if quick else SEEDS)
+        result |= compare(name, some, 10 if quick else 100, quick)
     return result
 
 
 if __name__ == "__main__":
-    run("reward_noise", "Reward models from noisy labels, three ways", measure)
+    run("reward_noise", "Reward models from noisy labels", measure)

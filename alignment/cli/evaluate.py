@@ -14,6 +14,9 @@ def evaluate(
     overrides: options.Overrides = None,
     config: options.Config = None,
     overwrite: options.Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was cut off: what it sampled is kept.")
+    ] = False,
     labels: Annotated[
         bool,
         typer.Option(
@@ -58,7 +61,7 @@ def evaluate(
     if dry_run:
         print_plan(to_yaml(settings), run.plan(settings))
         return
-    figures = run.evaluate(settings, overwrite=overwrite)
+    figures = run.evaluate(settings, overwrite=overwrite, resume=resume)
     if as_json:
         print_json(figures)
     else:

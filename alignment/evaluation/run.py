@@ -26,8 +26,10 @@ from alignment.scorers import load_scorer, resolve_reward
 from reward.specs import is_learned
 
 
-def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
+def evaluate(config: EvalConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Sample, measure, write answers.jsonl, summary.json and report.html; returns the figures.
+
+    With `resume`, what the run at the same place has sampled is not sampled again; what is measured is measured anew.
 
     Raises AlignmentError if a policy, the check or the reward model cannot be loaded or do not fit together.
     """
@@ -40,7 +42,11 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
     check_files(config)
     to = config.comparisons.store if config.comparisons else None
     store = open_store(to, prompts, config.prompts)
-    run = RunFolder.create(Path(config.run), config, overwrite=overwrite)
+    folder = Path(config.run)
+    if resume and folder.exists():
+        run = RunFolder.resume(folder, config)
+    else:
+        run = RunFolder.create(folder, config, overwrite=overwrite)
     sampled = sample_all(config, prompts, run)
     answers = sampled.answers
     write_answers(run, sampled)  # kept also if a reward, a check or a judge fails on them

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignment.console import note, progress_bar
 from alignment.errors import AlignmentError
+from alignment.evaluation import completions
 from alignment.evaluation.config import EvalConfig
 from alignment.evaluation.logprobs import token_logprobs
 from alignment.evaluation.statistics import Array, kl_estimates
@@ -118,7 +118,7 @@ def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFol
     with progress_bar("eval", len(config.policies) * asked * config.samples) as advance:
         for name, path in config.policies.items():
             tokenizer, model = load_tokenizer(path), shelf.take(path)
-            ask = Asking(name, model, tokenizer, config, run.path, advance)
+            ask = Asking(name, path, model, tokenizer, config, run, advance)
             answers[name] = ask(prompts)
             for suite in suites:
                 to_suites[suite.name][name] = [
@@ -150,28 +150,36 @@ class Asking:
     """Asks one policy."""
 
     name: str
+    path: str
     model: Any
     tokenizer: PreTrainedTokenizerBase
     config: EvalConfig
-    folder: Path  # gets the prompts that are too long
+    run: RunFolder  # gets the prompts that are too long, and the completions as they come
     advance: Callable[..., None]
 
     def __call__(self, prompts: Sequence[list[Message]], suite: str = "") -> list[Answer]:
         """Its answers to the prompts that are short enough for it, in order."""
         config, of = self.config, f"{self.name}.{suite}" if suite else self.name
         room = context_length(self.model) - config.sampling.max_new_tokens
-        kept = encode_prompts(prompts, self.tokenizer, room, self.folder / f"rejected_prompts.{of}.jsonl")
+        kept = encode_prompts(prompts, self.tokenizer, room, self.run.path / f"rejected_prompts.{of}.jsonl")
         repeated = [prompt for prompt in kept for _ in range(config.samples)]
         engine = embedded_engine(self.model, self.tokenizer, seed=config.seed, max_batch=config.batch_size)
-        answers: list[Answer] = []
+        file = completions.file_for(of, self.path, repeated)
+        said = completions.kept(self.run, file)
+        self.advance(len(said), policy=self.name)
         for start in range(0, len(repeated), config.batch_size):
             batch = repeated[start : start + config.batch_size]
-            completions = engine.generate([p.ids for p in batch], config.sampling)
-            answers += [
-                Answer(self.name, p, c, text_of(c, self.tokenizer))
-                for p, c in zip(batch, completions, strict=True)
-            ]
-            self.advance(len(batch), policy=self.name)
+            left = range(
+                min(max(len(said) - start, 0), len(batch)), len(batch)
+            )  # all, or after a kill the rest
+            new = engine.generate([p.ids for p in batch], config.sampling, left)
+            completions.keep(self.run, file, new)
+            said += new
+            self.advance(len(new), policy=self.name)
+        answers = [
+            Answer(self.name, prompt, completion, text_of(completion, self.tokenizer))
+            for prompt, completion in zip(repeated, said, strict=True)
+        ]
         self.advance((len(prompts) - len(kept)) * config.samples)
         return answers
 

@@ -197,6 +197,70 @@ def test_without_the_whole_distribution_there_is_no_kl(
     assert figures["base.length"] > 0
 
 
+def completions_of(run: Path, policy: str) -> Path:
+    (file,) = run.glob(f"completions.{policy}.*.jsonl")
+    return file
+
+
+def as_a_kill_leaves_it(run: Path, lines: int) -> None:
+    """Of the tuned policy so many completions are kept, and half of one more; nothing was measured yet."""
+    file = completions_of(run, "tuned")
+    whole = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(whole[:lines]) + whole[lines][:20])
+    for name in ("answers.jsonl", "summary.json", "report.html"):
+        (run / name).unlink()
+
+
+@pytest.mark.parametrize("lines", [0, 3, 5, 11])
+def test_a_run_that_was_cut_off_goes_on_to_the_same_answers(
+    tmp_path: Path, tiny_model: Path, adapter: Path, prompts: Path, lines: int
+) -> None:
+    config = settings(tmp_path, prompts, {"base": tiny_model, "tuned": adapter})
+    figures = evaluate(config)
+    run = tmp_path / "eval"
+    answers, sampled = (run / "answers.jsonl").read_bytes(), completions_of(run, "tuned").read_bytes()
+    as_a_kill_leaves_it(run, lines)
+    assert evaluate(config, resume=True) == figures
+    assert (run / "answers.jsonl").read_bytes() == answers
+    assert completions_of(run, "tuned").read_bytes() == sampled
+
+
+def test_what_was_sampled_is_not_sampled_again_unless_the_policy_has_changed(
+    tmp_path: Path, tiny_model: Path, adapter: Path, prompts: Path
+) -> None:
+    import os
+    import shutil
+
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    config = settings(tmp_path, prompts, {"base": tiny_model, "tuned": own})
+    evaluate(config)
+    run = tmp_path / "eval"
+    as_a_kill_leaves_it(run, 4)
+    file = completions_of(run, "tuned")
+    first = json.loads(file.read_text().splitlines()[0])
+    stop = {"token_ids": first["token_ids"][:1], "logprobs": first["logprobs"][:1]}
+    file.write_text(
+        "".join(json.dumps(first | stop) + "\n" if not i else line for i, line in enumerate(file.open()))
+    )
+
+    def length() -> float:
+        rows = [json.loads(line) for line in (run / "answers.jsonl").open()]
+        return next(row["length"] for row in rows if row["policy"] == "tuned")
+
+    evaluate(config, resume=True)
+    assert length() == 1  # as it was found
+    os.utime(own / "adapter_model.safetensors", ns=(1, 1))
+    evaluate(config, resume=True)
+    assert length() == len(first["token_ids"])
+
+
+def test_only_the_same_evaluation_goes_on(tmp_path: Path, tiny_model: Path, prompts: Path) -> None:
+    evaluate(settings(tmp_path, prompts, {"base": tiny_model}), resume=True)  # there is none yet: it begins
+    with pytest.raises(ConfigError, match="samples changed"):
+        evaluate(settings(tmp_path, prompts, {"base": tiny_model}, samples=1), resume=True)
+
+
 @pytest.mark.parametrize("name", ["length", "row", "reward"])
 def test_a_check_may_not_overwrite_what_is_measured(
     tmp_path: Path, tiny_model: Path, prompts: Path, name: str
