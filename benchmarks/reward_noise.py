@@ -43,7 +43,7 @@ from reward.evaluate import agreement, bootstrap_interval, calibration_error
 
 Row = dict[str, Any]
 FOLDS = 5
-SEEDS = {"noisy": 15, "verbose": 5}
+SEEDS = {"noisy": 20, "verbose": 5}
 RELABELLED = 0.3
 CONFIDENCE = (0.5, 0.7)  # of the noisy judge in the side that it names, drawn evenly between these, and true
 # of the verbose one, log-odds for: the right side, a longer one, anything at random

@@ -19,17 +19,18 @@ def file_for(of: str, policy: str, asked: Sequence[EncodedPrompt]) -> str:
     return f"completions.{of}.{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.jsonl"
 
 
-def kept(run: RunFolder, file: str) -> list[Completion]:
-    """Those that are whole; what a kill tore is taken out of the file, so that it can be written on."""
+def kept(run: RunFolder, file: str, batch_size: int) -> list[Completion]:
+    """Those of whole batches: of a part, rounding would differ. The file is cut to them, so that it can be written on."""
     if not (run.path / file).exists():
         return []
     rows = run.rows(file)
-    run.keep_rows(len(rows), file)
+    whole = len(rows) - len(rows) % batch_size
+    run.keep_rows(whole, file)
     return [
         Completion(
             tuple(row["token_ids"]), tuple(row["logprobs"]), row["finish_reason"], row["policy_version"]
         )
-        for row in rows
+        for row in rows[:whole]
     ]
 
 

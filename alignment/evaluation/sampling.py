@@ -165,13 +165,13 @@ class Asking:
         repeated = [prompt for prompt in kept for _ in range(config.samples)]
         engine = embedded_engine(self.model, self.tokenizer, seed=config.seed, max_batch=config.batch_size)
         file = completions.file_for(of, self.path, repeated)
-        said = completions.kept(self.run, file)
+        said = completions.kept(self.run, file, config.batch_size)
         self.advance(len(said), policy=self.name)
         for start in range(0, len(repeated), config.batch_size):
             batch = repeated[start : start + config.batch_size]
             left = range(
-                min(max(len(said) - start, 0), len(batch)), len(batch)
-            )  # all, or after a kill the rest
+                0 if start < len(said) else len(batch)
+            )  # of one that is kept only random numbers are drawn
             new = engine.generate([p.ids for p in batch], config.sampling, left)
             completions.keep(self.run, file, new)
             said += new

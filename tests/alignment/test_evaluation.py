@@ -236,7 +236,7 @@ def test_what_was_sampled_is_not_sampled_again_unless_the_policy_has_changed(
     config = settings(tmp_path, prompts, {"base": tiny_model, "tuned": own})
     evaluate(config)
     run = tmp_path / "eval"
-    as_a_kill_leaves_it(run, 4)
+    as_a_kill_leaves_it(run, 6)
     file = completions_of(run, "tuned")
     first = json.loads(file.read_text().splitlines()[0])
     stop = {"token_ids": first["token_ids"][:1], "logprobs": first["logprobs"][:1]}
