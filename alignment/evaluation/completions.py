@@ -20,7 +20,7 @@ def file_for(of: str, policy: str, asked: Sequence[EncodedPrompt]) -> str:
 
 
 def kept(run: RunFolder, file: str, batch_size: int) -> list[Completion]:
-    """Those of whole batches: of a part, rounding would differ. The file is cut to them, so that it can be written on."""
+    """Those of whole batches: of a part, rounding would differ. The file is cut to them, and can be written on."""
     if not (run.path / file).exists():
         return []
     rows = run.rows(file)

@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.reward_noise import Found, answer, demo_pairs, figures, folds, judged, pair, relabelled
+from benchmarks.reward_noise import (
+    FOLDS,
+    Found,
+    answer,
+    demo_pairs,
+    figures,
+    hardened,
+    held_out,
+    judged,
+    pair,
+    relabelled,
+)
 from benchmarks.reward_vs_trl import figures as throughput
 
 
@@ -23,33 +34,48 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def test_a_judge_who_is_wrong_swaps_the_sides() -> None:
     (row,) = rows(1)
-    right = judged(row, math.log(3), hard=False)
+    right = judged(row, math.log(3))
     assert (right["chosen"], right["p_chosen"]) == (row["chosen"], pytest.approx(0.75))
-    wrong = judged(row, -math.log(3), hard=False)
+    wrong = judged(row, -math.log(3))
     assert (wrong["chosen"], wrong["rejected"]) == (row["rejected"], row["chosen"])
     assert wrong["p_chosen"] == pytest.approx(0.75)
-    assert judged(row, -0.1, hard=True)["p_chosen"] == 1.0
     assert (wrong["source"], wrong["annotator"]) == ("judge", "judge")
+    (hard,) = hardened([wrong])
+    assert (hard["chosen"], hard["p_chosen"]) == (wrong["chosen"], 1.0)
 
 
-def test_the_judge_relabels_its_share_alike_in_both_ways_and_likes_length() -> None:
+def test_a_judge_relabels_its_share() -> None:
+    for judge in ("noisy", "verbose"):
+        found = relabelled(rows(2000), judge, 3)
+        assert 0.26 < sum(row["source"] == "judge" for row in found) / 2000 < 0.34
+
+
+def test_the_noisy_judge_is_right_as_often_as_it_says() -> None:
+    given = rows(8000)
+    found = relabelled(given, "noisy", 3)
+    by_judge = [i for i, row in enumerate(found) if row["source"] == "judge"]
+    right = sum(found[i]["chosen"] == given[i]["chosen"] for i in by_judge) / len(by_judge)
+    said = sum(found[i]["p_chosen"] for i in by_judge) / len(by_judge)
+    assert said == pytest.approx(0.6, abs=0.01)
+    assert right == pytest.approx(said, abs=0.03)
+    assert all(0.5 <= found[i]["p_chosen"] <= 0.7 for i in by_judge)
+
+
+def test_the_verbose_judge_likes_length() -> None:
     given = rows(2000)
-    hard, soft = (relabelled(given, 3, hard=way) for way in (True, False))
-    assert [row["source"] for row in hard] == [row["source"] for row in soft]
-    assert [row["chosen"] for row in hard] == [row["chosen"] for row in soft]
-    by_judge = [i for i, row in enumerate(hard) if row["source"] == "judge"]
-    assert 0.26 < len(by_judge) / 2000 < 0.34
-    longer = [hard[i]["chosen"] == given[0]["chosen"] for i in by_judge]
+    chosen = [row["chosen"] for row in relabelled(given, "verbose", 3) if row["source"] == "judge"]
+    longer = [side == given[0]["chosen"] for side in chosen]
     assert sum(longer) / len(longer) > 0.75
 
 
-def test_every_prompt_is_held_out_once() -> None:
+def test_every_prompt_is_held_out_once_in_all_folds() -> None:
     given = rows(60)
-    split = list(folds(given))
+    split = [held_out(given, seed) for seed in range(FOLDS)]
     assert sorted(row["group"] for _, test in split for row in test) == sorted(row["group"] for row in given)
     for train, test in split:
         assert len(train) + len(test) == 60
         assert not {row["group"] for row in train} & {row["group"] for row in test}
+    assert held_out(given, FOLDS) == split[0]
 
 
 def test_the_demos_pairs_are_no_ties_and_the_better_side_comes_first() -> None:
@@ -59,12 +85,17 @@ def test_the_demos_pairs_are_no_ties_and_the_better_side_comes_first() -> None:
 
 
 def test_figures_by_hand() -> None:
-    gaps = {"hard_clean": [1, 1, 1, 1], "hard_noisy": [1, -1, 0, -1], "soft": [1, 1, 1, -1]}
+    gaps = {
+        "hard_clean": [1, 1, 1, 1],
+        "hard_noisy": [1, -1, 0, -1],
+        "soft_alone": [1, 1, 1, 1],
+        "soft": [1, 1, 1, -1],
+    }
     halves = [
-        Found({way: [np.array(gap[part], float)] for way, gap in gaps.items()}, groups)
+        Found({way: np.array(gap[part], float) for way, gap in gaps.items()}, groups)
         for part, groups in ((slice(0, 2), ["a", "b"]), (slice(2, 4), ["c", "d"]))
     ]
-    found = figures(Found.together(halves))
+    found = figures(halves)
     assert found["hard_clean_accuracy"] == 1.0
     assert found["hard_noisy_accuracy"] == pytest.approx(1.5 / 4)
     assert found["difference"] == pytest.approx(1.5 / 4)
