@@ -16,11 +16,24 @@ from alignment.tuning.apply import require_stage
 PROMPT_TOKENS = 256  # assumed: the tokenizer is not loaded to plan
 
 
-def plan(config: PPOConfig) -> dict[str, Any]:
-    """Steps, tokens and memory of a run. Raises AlignmentError for what is not there."""
+def require_parts(config: PPOConfig) -> None:
+    """Raises AlignmentError for what a run needs and is not there: found before there is a run folder or a model is
+    loaded."""
     require_stage(config.tuning, "ppo")
     require_trackers(config.track)
     require_engine(config.engine)
+    resolve(config.policy.path)
+    for reward, prompts in (
+        (config.reward, config.prompts),
+        *([(config.probe.gold, config.probe.prompts)] if config.probe else []),
+    ):
+        resolve_reward(reward)
+        load_prompts(prompts)
+
+
+def plan(config: PPOConfig) -> dict[str, Any]:
+    """Steps, tokens and memory of a run. Raises AlignmentError for what is not there."""
+    require_parts(config)
     prompts = len(load_prompts(config.prompts))
     episodes = config.iterations * config.episodes
     size = footprint(

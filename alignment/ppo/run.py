@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.checkpoints import load_checkpoint
 from alignment.console import note
-from alignment.engines import build_engine, require_engine
+from alignment.engines import build_engine
 from alignment.errors import AlignmentError
 from alignment.models import context_length, load_tokenizer
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.failures import how_to_continue, one_line
+from alignment.ppo.plan import require_parts
 from alignment.ppo.probe import BEST, Probe, best_so_far, build_probe
 from alignment.ppo.probe import ROWS as PROBE
 from alignment.ppo.processes import barrier, is_main, together, world_size
@@ -22,9 +23,7 @@ from alignment.ppo.saving import write_checkpoint, write_policy
 from alignment.ppo.watch import Watch, rewind
 from alignment.prompts import encode_prompts, load_prompts
 from alignment.runs import RunFolder
-from alignment.scorers import load_scorer, resolve_reward
-from alignment.trackers import require_trackers
-from alignment.tuning.apply import require_stage
+from alignment.scorers import load_scorer
 from reward.errors import RewardError
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     Several processes of a launcher work as one: the main one writes, and what it writes is what one alone would.
     Raises AlignmentError for anything a user can mend; the last whole checkpoint then continues with `resume`.
     """
-    require_trackers(config.track)
-    require_stage(config.tuning, "ppo")
-    require_engine(config.engine)
+    require_parts(config)
     if config.engine != "transformers" and world_size() > 1:
         raise AlignmentError(
             f"engine={config.engine} works with one training process, and here are {world_size()}: use "
@@ -149,8 +146,6 @@ def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
     from alignment.ppo.trainer import PPOTrainer
 
     device = Accelerator().device
-    for spec in (config.reward, *([config.probe.gold] if config.probe else [])):
-        resolve_reward(spec)  # before minutes are spent on loading
     prompts = load_prompts(config.prompts)
     tokenizer = load_tokenizer(config.policy.path)
     models, line = build_actor_critic(config)

@@ -98,6 +98,18 @@ def test_what_is_refused(config_file, tmp_path, tiny_model, reward_folder, refus
     code, line = refusal(*new, f"run={tmp_path / 'y'}", f"reward={tiny_model}")
     assert code == 1
     assert "reward.json" in line or "score head" in line
+    probe = (f"probe.gold={tmp_path}/gone", f"probe.prompts={tmp_path}/prompts.jsonl")
+    slips = [
+        (f"policy.path={tmp_path}/gone",),
+        (f"reward={tmp_path}/gone",),
+        (f"prompts={tmp_path}/gone.jsonl",),
+        probe,
+    ]
+    for wrong in slips:
+        code, line = refusal(*new, f"run={tmp_path / 'z'}", *wrong)
+        assert code == 1, wrong
+        assert "gone" in line
+        assert not (tmp_path / "z").exists(), wrong  # the command with the slip mended is not refused for it
     code, line = refusal(*new, f"run={tmp_path / 'z'}", "sampling.max_new_tokens=255")
     assert code == 1
     assert "no prompt fits" in line
