@@ -34,6 +34,7 @@ from benchmarks.record import Figure, run
 
 Message = dict[str, str]
 TEMPERATURE = 0.7
+ANSWERS, WORSE = 8, 4  # of the base to a prompt; of those, compared with the best one at most
 SECOND = ("wellformed", "chrf")  # the metrics that the reward never sees
 
 
@@ -89,11 +90,11 @@ def wrong_facts(prompt: list[Message], answer: str) -> float:
 
 
 def preferred(prompt: list[Message], answers: Iterable[str], chance: random.Random) -> list[dict[str, Any]]:
-    """What a scripted annotator makes of answers to a prompt: the best against up to two that have more wrong facts."""
+    """What a scripted annotator makes of answers to a prompt: the best against up to WORSE that have more wrong facts."""
     wrong = {text: wrong_facts(prompt, text) for text in answers if text.strip()}
     best = min(wrong, key=lambda text: wrong[text], default="")
     worse = [text for text, count in wrong.items() if count > wrong[best]]
-    return [pair(prompt, best, text) for text in chance.sample(worse, min(2, len(worse)))]
+    return [pair(prompt, best, text) for text in chance.sample(worse, min(WORSE, len(worse)))]
 
 
 def pair(prompt: list[Message], chosen: str, rejected: str) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def train_base(folder: Path, work: Work) -> dict[str, Any]:
 
 
 def collect_pairs(folder: Path, work: Work, seed: int) -> int:
-    """The base answers training prompts four times each, and the scripted annotator says which answers are better."""
+    """The base answers training prompts several times each, and the scripted annotator says which answers are better."""
     from alignment.rollouts import RolloutConfig, collect_rollouts
 
     prompts = e2e.E2ETask(e2e_file()).prompts(work.prompts, seed, "train")
@@ -141,7 +142,7 @@ def collect_pairs(folder: Path, work: Work, seed: int) -> int:
         policy={"path": str(folder / "base")},
         prompts=write(folder / f"prompts{seed}.jsonl", ({"prompt": prompt} for prompt in prompts)),
         store=None,
-        completions=4,
+        completions=ANSWERS,
         sampling={"max_new_tokens": 64},
         batch_size=128,
         seed=seed,
@@ -245,7 +246,9 @@ def measure_in(folder: Path, work: Work) -> dict[str, Figure]:
         "base.cpu_minutes": (process_time() - started) / 60,
     }
     for seed in range(work.seeds):
-        figures |= {f"seed{seed}.{key}": value for key, value in one_seed(folder, work, seed).items()}
+        found = {f"seed{seed}.{key}": value for key, value in one_seed(folder, work, seed).items()}
+        print(json.dumps(found), file=sys.stderr, flush=True)
+        figures |= found
     for metric in ("right", *SECOND, "reward", "kl", "length"):
         before, after = (
             [float(figures[f"seed{seed}.{metric}.{when}"] or 0) for seed in range(work.seeds)]
