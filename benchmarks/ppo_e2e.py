@@ -90,7 +90,7 @@ def wrong_facts(prompt: list[Message], answer: str) -> float:
 
 
 def preferred(prompt: list[Message], answers: Iterable[str], chance: random.Random) -> list[dict[str, Any]]:
-    """What a scripted annotator makes of answers to a prompt: the best against up to WORSE that have more wrong facts."""
+    """A scripted annotator on answers to a prompt: the best against up to WORSE that have more wrong facts."""
     wrong = {text: wrong_facts(prompt, text) for text in answers if text.strip()}
     best = min(wrong, key=lambda text: wrong[text], default="")
     worse = [text for text, count in wrong.items() if count > wrong[best]]
@@ -133,7 +133,7 @@ def train_base(folder: Path, work: Work) -> dict[str, Any]:
 
 
 def collect_pairs(folder: Path, work: Work, seed: int) -> int:
-    """The base answers training prompts several times each, and the scripted annotator says which answers are better."""
+    """The base answers training prompts several times each, and the scripted annotator says which are better."""
     from alignment.rollouts import RolloutConfig, collect_rollouts
 
     prompts = e2e.E2ETask(e2e_file()).prompts(work.prompts, seed, "train")
