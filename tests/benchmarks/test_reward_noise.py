@@ -100,6 +100,11 @@ def test_figures_by_hand() -> None:
     assert found["hard_noisy_accuracy"] == pytest.approx(1.5 / 4)
     assert found["difference"] == pytest.approx(1.5 / 4)
     assert 0 <= found["difference_low"] < found["difference"] < found["difference_high"] <= 1  # type: ignore[operator]
+    right, wrong = math.log1p(math.exp(-1)), math.log1p(math.exp(1))
+    assert found["hard_noisy_loss"] == pytest.approx((right + 2 * wrong + math.log(2)) / 4)
+    assert found["loss_difference"] == pytest.approx(
+        (right + 2 * wrong + math.log(2) - 3 * right - wrong) / 4
+    )
     sigmoid = 1 / (1 + math.exp(-1))
     assert found["hard_clean_ece"] == pytest.approx(1 - sigmoid)
 
