@@ -4,11 +4,11 @@ On the same pairs: hard labels as people gave them (`hard_clean`); the same with
 and nothing made of that (`hard_noisy`); with the judge's probabilities for labels (`soft_alone`); and with what
 `align reward train` can learn of its raters besides (`soft`).
 
-The judges are no language models but formulas, with the two failings that are reported of real ones. The `noisy` one is
-wrong with a chance that it knows and says, and is met with `reliability`; its figures are the task's own. The `verbose`
-one likes long answers, and is met with `length_covariate: judges` as well. Accuracy is on people's held-out labels;
-each seed holds out another fifth of the prompts, draws the judge and starts the model anew. The interval is a bootstrap
-over prompts.
+The judges are no language models but formulas. The `verbose` one has the two failings that are reported of real ones,
+noise and a liking for long answers, and is met with `reliability` and `length_covariate: judges`; its figures are the
+task's own. The `honest` one is wrong with a chance that it knows and says, and is met with `reliability`. Accuracy is on
+people's held-out labels; each seed holds out another fifth of the prompts, draws the judge and starts the model anew.
+Intervals are a bootstrap over prompts.
 
 HH-RLHF (Bai et al. 2022) is read from ALIGN_SHARED/data (default ../shared/data); the demo's task makes its own pairs,
 and its oracle stands for people.
@@ -42,9 +42,10 @@ from labeling.importers.formats import hh_rlhf
 from reward.evaluate import agreement, bootstrap_interval, calibration_error
 
 Row = dict[str, Any]
-FOLDS, SEEDS = 5, 5
+FOLDS = 5
+SEEDS = {"verbose": 15, "honest": 5}
 RELABELLED = 0.3
-CONFIDENCE = (0.5, 0.7)  # of the noisy judge in the side that it names, drawn evenly between these, and true
+CONFIDENCE = (0.5, 0.7)  # of the honest judge in the side that it names, drawn evenly between these, and true
 # of the verbose one, log-odds for: the right side, a longer one, anything at random
 SKILL, TASTE, NOISE = 0.5, 1.5, 1.0
 BASE = {
@@ -65,8 +66,8 @@ TRAINING = {
 PACE = {"hh": {"epochs": 1, "learning_rate": 1e-3}, "demo": {"epochs": 2, "learning_rate": 2e-3}}
 WAYS = ("hard_clean", "hard_noisy", "soft_alone", "soft")
 LEARNED: dict[str, dict[str, Any]] = {  # of the raters, by the judge among them
-    "noisy": {"reliability": True},
     "verbose": {"reliability": True, "length_covariate": "judges"},
+    "honest": {"reliability": True},
 }
 
 
@@ -201,8 +202,8 @@ def compare(name: str, parts: Mapping[str, Sequence[Row]], base_steps: int, quic
     result: dict[str, Figure] = {}
     with TemporaryDirectory() as folder:
         base = small_base([row for part in parts.values() for row in part], Path(folder), base_steps)
-        for judge in LEARNED:
-            given = [(part, seed) for part in parts for seed in range(1 if quick else SEEDS)]
+        for judge, seeds in SEEDS.items():
+            given = [(part, seed) for part in parts for seed in range(1 if quick else seeds)]
             with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
                 waiting = [
                     pool.submit(examine, base, parts[part], judge, seed, PACE[name]) for part, seed in given
@@ -215,7 +216,7 @@ def compare(name: str, parts: Mapping[str, Sequence[Row]], base_steps: int, quic
                         for way, gap in one.result().gaps.items()
                     }
                     print(f"{name} {part}, {judge} judge, seed {seed}: {told}", file=sys.stderr, flush=True)
-            of = name if judge == "noisy" else f"{name}.{judge}"
+            of = name if judge == "verbose" else f"{name}.{judge}"
             several = {of: [one for some in found.values() for one in some]}
             if len(parts) > 1:
                 several |= {f"{of}.{part}": some for part, some in found.items()}
@@ -282,7 +283,7 @@ def tasks() -> Iterator[tuple[str, dict[str, list[Row]]]]:
 
 def measure(quick: bool) -> dict[str, Figure]:
     quiet_environment()
-    result: dict[str, Figure] = {"seeds": 1 if quick else SEEDS}
+    result: dict[str, Figure] = {f"seeds.{judge}": 1 if quick else seeds for judge, seeds in SEEDS.items()}
     for name, parts in tasks():
         some = {part: rows[:: 10 if quick else 1] for part, rows in parts.items()}
         result |= compare(name, some, 10 if quick else 400, quick)

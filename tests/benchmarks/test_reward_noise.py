@@ -45,14 +45,14 @@ def test_a_judge_who_is_wrong_swaps_the_sides() -> None:
 
 
 def test_a_judge_relabels_its_share() -> None:
-    for judge in ("noisy", "verbose"):
+    for judge in ("verbose", "honest"):
         found = relabelled(rows(2000), judge, 3)
         assert 0.26 < sum(row["source"] == "judge" for row in found) / 2000 < 0.34
 
 
-def test_the_noisy_judge_is_right_as_often_as_it_says() -> None:
+def test_the_honest_judge_is_right_as_often_as_it_says() -> None:
     given = rows(8000)
-    found = relabelled(given, "noisy", 3)
+    found = relabelled(given, "honest", 3)
     by_judge = [i for i, row in enumerate(found) if row["source"] == "judge"]
     right = sum(found[i]["chosen"] == given[i]["chosen"] for i in by_judge) / len(by_judge)
     said = sum(found[i]["p_chosen"] for i in by_judge) / len(by_judge)
