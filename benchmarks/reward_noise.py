@@ -6,9 +6,9 @@ and nothing made of that (`hard_noisy`); with the judge's probabilities for labe
 
 The judges are no language models but formulas. The `verbose` one has the two failings that are reported of real ones,
 noise and a liking for long answers, and is met with `reliability` and `length_covariate: judges`; its figures are the
-task's own. The `honest` one is wrong with a chance that it knows and says, and is met with `reliability`. Accuracy is on
-people's held-out labels; each seed holds out another fifth of the prompts, draws the judge and starts the model anew.
-Intervals are a bootstrap over prompts.
+task's own. The `honest` one is wrong with a chance that it knows and says, and is met with `reliability`. Accuracy is
+on people's held-out labels; each seed holds out another fifth of the prompts, draws the judge and starts the model
+anew. Intervals are a bootstrap over prompts.
 
 HH-RLHF (Bai et al. 2022) is read from ALIGN_SHARED/data (default ../shared/data); the demo's task makes its own pairs,
 and its oracle stands for people.
