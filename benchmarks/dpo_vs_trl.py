@@ -29,7 +29,7 @@ from benchmarks.record import Figure
 from benchmarks.record import run as run_benchmark
 from benchmarks.reward_noise import hh_pairs
 
-ROUNDS, PAIRS, STEPS = 1, 80, 8
+ROUNDS, PAIRS, STEPS = 3, 80, 8
 BATCH, MAX_LENGTH = 8, 256
 RATES = {"lora": 1e-3, "full": 1e-4}
 SHAPE = {
