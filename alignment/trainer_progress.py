@@ -12,6 +12,7 @@ from transformers.trainer_utils import TrainOutput
 
 from alignment.errors import AlignmentError
 from alignment.runs import RunFolder
+from alignment.trainer_resume import STATE
 
 SHOWN = ("loss", "accuracy", "rewards/accuracies", "rewards/margins")
 
@@ -50,6 +51,10 @@ class RunProgress(TrainerCallback):
         self.bar = ExitStack()
         self.advance: Callable[..., None] | None = None
         self.shown: dict[str, float] = {}
+        rows = (
+            run.rows()
+        )  # of a run that is resumed: what comes after its last checkpoint may be among them already
+        self.latest = [row for row in rows if row.get("step") == rows[-1].get("step")]
 
     def __enter__(self) -> RunProgress:
         return self
@@ -82,8 +87,9 @@ class RunProgress(TrainerCallback):
         logs = logs or {}
         self.shown = {k.rpartition("/")[2]: logs[k] for k in SHOWN if k in logs} or self.shown
         times, metrics = split_times(logs)
-        if metrics:
-            self.run.log({"step": state.global_step, **metrics})
+        row = {"step": state.global_step, **metrics}
+        if metrics.keys() - {"epoch"} and row not in self.latest:
+            self.run.log(row)
         if times:
             self.run.log({"step": state.global_step, **times}, "timings.jsonl")
 
@@ -97,6 +103,14 @@ def train_with_progress(trainer: Trainer, run: RunFolder, what: str, checkpoint:
     """Train to the end, from `checkpoint` if there is one. Raises AlignmentError where the disk fails."""
     with RunProgress(run, what) as progress:
         trainer.add_callback(progress)
+        if (
+            checkpoint
+            and (state := TrainerState.load_from_json(str(checkpoint / STATE))).global_step >= state.max_steps
+        ):
+            # killed between its last step and its end: transformers would train for one step more
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = state
+            return TrainOutput(state.global_step, 0.0, {})
         try:
             return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except OSError as error:

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from alignment.console import note
 from alignment.runs import RunFolder
 
+STATE = "trainer_state.json"  # of a checkpoint, written last
+
 
 def open_run(
     path: Path, config: BaseModel, command: str, *, overwrite: bool, resume: bool
@@ -34,14 +36,14 @@ def open_run(
 def last_checkpoint(run: RunFolder) -> Path | None:
     """The newest checkpoint that was written to its end, None if there is none.
 
-    The Trainer writes `trainer_state.json` last, so one that was cut off by a kill has none, or not a whole one.
+    The Trainer writes STATE last, so one that was cut off by a kill has none, or not a whole one.
     """
     found = [
         (int(m[1]), p) for p in run.checkpoints.glob("checkpoint-*") if (m := re.search(r"-(\d+)$", p.name))
     ]
     for step, path in sorted(found, reverse=True):
         try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if state.get("global_step") == step:

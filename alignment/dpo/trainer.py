@@ -23,6 +23,10 @@ from alignment.dpo.losses import KINDS, Side, kto_loss, pair_loss
 from alignment.dpo.reference import SAID, Logps, cache_key, kept, with_reference
 from reward.losses import weighted_mean
 
+POLICY, REFERENCE = (
+    "default",
+    "ref",
+)  # TRL's names of adapters: the second where the policy came with the first
 LABELS = ("p_first", "margin", "weight")
 COLUMNS = ["prompt_ids", "first_ids", "second_ids", "length", *SAID, *LABELS]
 TRIAL = [  # two pairs with prompts and answers of unlike lengths, in tokens counted from 2
@@ -84,6 +88,16 @@ class PreferenceTrainer(DPOTrainer):
             self.train_dataset = self._with_reference(self.train_dataset, cache)
             if self.eval_dataset is not None:
                 self.eval_dataset = self._with_reference(self.eval_dataset, cache)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The policy's adapter. Beside a reference that is an adapter too, transformers would load the latter alone."""
+        if REFERENCE not in getattr(self.model, "peft_config", {}):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        weights = load_peft_weights(resume_from_checkpoint, device="cpu")
+        set_peft_model_state_dict(self.model, weights, adapter_name=POLICY)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # tokenized before, so that what is left out is counted

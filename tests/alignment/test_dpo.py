@@ -265,15 +265,21 @@ def test_the_microbatch_changes_nothing(tiny_model: Path, pairs: Path, tmp_path:
     assert margins[0] == pytest.approx(margins[1], rel=1e-3)
 
 
-def test_going_on_with_an_adapter_refers_to_that_adapter(
-    tiny_model: Path, pairs: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def adapter(tiny_model: Path, tmp_path: Path) -> Path:
+    """A policy that is not its base."""
     start = apply_tuning(load_policy(str(tiny_model)), TuningConfig(rank=2), "CAUSAL_LM")
     for name, weight in start.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
     start.save_pretrained(tmp_path / "sft")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "sft")
+    return tmp_path / "sft"
+
+
+def test_going_on_with_an_adapter_refers_to_that_adapter(
+    tiny_model: Path, adapter: Path, pairs: Path, tmp_path: Path
+) -> None:
     settings = config(tiny_model, pairs, policy={"path": str(tmp_path / "sft")})
     figures = train_dpo(settings)
     assert figures["accuracy"] == 1.0
@@ -301,20 +307,24 @@ def test_pad_equal_to_eos_does_not_hide_the_end(tiny_model: Path, pairs: Path, t
     assert margins[0] == pytest.approx(margins[1], abs=1e-6)
 
 
-def test_a_resumed_run_equals_an_unbroken_one(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
-    settings = config(tiny_model, pairs, save_every=5)
+@pytest.mark.parametrize("start", ["tiny_model", "adapter"])
+@pytest.mark.parametrize("killed", ["in its last checkpoint", "after training"])
+def test_a_resumed_run_equals_an_unbroken_one(
+    tiny_model: Path, pairs: Path, start: str, killed: str, request: pytest.FixtureRequest
+) -> None:
+    settings = config(tiny_model, pairs, save_every=5, policy={"path": str(request.getfixturevalue(start))})
     figures, run = train_dpo(settings), RunFolder(Path(settings.run))
     rows, weights = run.rows(), (run.model / "adapter_model.safetensors").read_bytes()
     steps = sorted(int(p.name.partition("-")[2]) for p in run.checkpoints.glob("checkpoint-*"))
     assert steps == [10, 14]
-    # killed while writing its last checkpoint: what there is of it has no end
-    (run.checkpoints / "checkpoint-14" / "trainer_state.json").write_text('{"global_st')
+    if killed == "in its last checkpoint":  # what there is of it has no end
+        (run.checkpoints / "checkpoint-14" / "trainer_state.json").write_text('{"global_st')
     shutil.rmtree(run.model)
     assert train_dpo(settings, resume=True) == figures
     assert run.rows() == rows
     assert (run.model / "adapter_model.safetensors").read_bytes() == weights
     with pytest.raises(AlignmentError, match="beta, save_every changed"):
-        train_dpo(config(tiny_model, pairs, beta=0.5), resume=True)
+        train_dpo(config(tiny_model, pairs, beta=0.5, policy=settings.policy), resume=True)
 
 
 def test_what_cannot_be_done_is_said(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
