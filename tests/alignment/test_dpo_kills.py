@@ -23,10 +23,11 @@ from labeling.store import Store
 from tests.alignment.cli_process import fork_server, start
 
 ANSWERING, JUDGING, TRAINING = "answering", "judging", "training"
-# of a run's files, those that say the same of equal runs; the others hold times, addresses and paths
+# of a run's files, those that say the same of equal runs; the others hold times, addresses, paths, and sets, whose
+# order is that of a process
 SAME = (
     "summary.json",
-    "model/*",
+    "model/*.safetensors",
     "round-*/prompts.jsonl",
     "round-*/rollout/answers.jsonl",
     "round-*/snapshots/*/*",
