@@ -51,9 +51,8 @@ class RunProgress(TrainerCallback):
         self.bar = ExitStack()
         self.advance: Callable[..., None] | None = None
         self.shown: dict[str, float] = {}
-        rows = (
-            run.rows()
-        )  # of a run that is resumed: what comes after its last checkpoint may be among them already
+        # of a run that is resumed, what comes after its last checkpoint may be logged already
+        rows = run.rows()
         self.latest = [row for row in rows if row.get("step") == rows[-1].get("step")]
 
     def __enter__(self) -> RunProgress:
@@ -103,10 +102,8 @@ def train_with_progress(trainer: Trainer, run: RunFolder, what: str, checkpoint:
     """Train to the end, from `checkpoint` if there is one. Raises AlignmentError where the disk fails."""
     with RunProgress(run, what) as progress:
         trainer.add_callback(progress)
-        if (
-            checkpoint
-            and (state := TrainerState.load_from_json(str(checkpoint / STATE))).global_step >= state.max_steps
-        ):
+        state = TrainerState.load_from_json(str(checkpoint / STATE)) if checkpoint else TrainerState()
+        if checkpoint and state.global_step >= state.max_steps:
             # killed between its last step and its end: transformers would train for one step more
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = state

@@ -23,10 +23,7 @@ from alignment.dpo.losses import KINDS, Side, kto_loss, pair_loss
 from alignment.dpo.reference import SAID, Logps, cache_key, kept, with_reference
 from reward.losses import weighted_mean
 
-POLICY, REFERENCE = (
-    "default",
-    "ref",
-)  # TRL's names of adapters: the second where the policy came with the first
+POLICY, REFERENCE = "default", "ref"  # adapters, as TRL names them; the latter where the policy came as one
 LABELS = ("p_first", "margin", "weight")
 COLUMNS = ["prompt_ids", "first_ids", "second_ids", "length", *SAID, *LABELS]
 TRIAL = [  # two pairs with prompts and answers of unlike lengths, in tokens counted from 2

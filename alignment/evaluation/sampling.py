@@ -169,9 +169,8 @@ class Asking:
         self.advance(len(said), policy=self.name)
         for start in range(0, len(repeated), config.batch_size):
             batch = repeated[start : start + config.batch_size]
-            left = range(
-                0 if start < len(said) else len(batch)
-            )  # of one that is kept only random numbers are drawn
+            # of a batch that is kept random numbers are drawn only
+            left = range(0 if start < len(said) else len(batch))
             new = engine.generate([p.ids for p in batch], config.sampling, left)
             completions.keep(self.run, file, new)
             said += new
