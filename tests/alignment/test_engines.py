@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from alignment.cli import run
 from alignment.engines import rank_of, takes_merged
 from alignment.models import four_bit_config
+from alignment.ppo import plan as ppo_plan
 from alignment.ppo import run as ppo_run
 from tests.alignment.ppo_config import write_ppo_config, write_prompts
 
@@ -63,7 +64,7 @@ def test_what_a_rollout_does_not_know(tmp_path, refusal):
 
 def test_several_processes_are_refused_in_words(tiny_model, tmp_path, refusal, monkeypatch):
     monkeypatch.setattr(ppo_run, "world_size", lambda: 2)
-    monkeypatch.setattr(ppo_run, "require_engine", lambda name: None)
+    monkeypatch.setattr(ppo_plan, "require_engine", lambda name: None)
     code, line = refusal("ppo", "-c", write_ppo_config(tmp_path, tiny_model, engine="vllm"))
     assert code == 1
     assert "works with one training process, and here are 2: use engine=transformers" in line
