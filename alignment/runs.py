@@ -76,6 +76,21 @@ class RunFolder:
             write_text(path / "config.yaml", to_yaml(config))
         return run
 
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        config: BaseModel,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        may_change: Collection[str] = (),
+    ) -> RunFolder:
+        """With `resume` the run at `path`, if there is one; else a new one."""
+        if resume and path.exists():
+            return cls.resume(path, config, may_change=may_change)
+        return cls.create(path, config, overwrite=overwrite)
+
     def changed_keys(self, config: BaseModel) -> list[str]:
         """The top-level keys in which `config` differs from the one that the run was begun with."""
         before = load_config(type(config), self.path / "config.yaml").model_dump()

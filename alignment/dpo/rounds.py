@@ -30,10 +30,7 @@ def train_in_rounds(config: DPOConfig, *, overwrite: bool = False, resume: bool 
     online = asked(config)
     prompts = load_prompts(online.prompts)
     path = Path(config.run)
-    if resume and path.exists():
-        run = RunFolder.resume(path, config, may_change=("rounds",))
-    else:
-        run = RunFolder.create(path, config, overwrite=overwrite)
+    run = RunFolder.open(path, config, overwrite=overwrite, resume=resume, may_change=("rounds",))
     stream = PromptStream(prompts, config.seed)
     policy, rounds = config.policy.path, []
     for number in range(1, config.rounds + 1):

@@ -181,9 +181,11 @@ def single_figures(scores: Sequence[float], p_good: Sequence[float]) -> dict[str
 def save(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
     from peft import PeftModel
 
+    from alignment.dpo.trainer import POLICY
+
     model = trainer.accelerator.unwrap_model(trainer.model)
     # TRL adds the reference as a second adapter where the policy came with one
-    only = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
+    only = {"selected_adapters": [POLICY]} if isinstance(model, PeftModel) else {}
     with whole_folder(run.model) as folder:
         model.save_pretrained(folder, **only)
         tokenizer.save_pretrained(folder)

@@ -42,11 +42,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False, resume: bool = Fals
     check_files(config)
     to = config.comparisons.store if config.comparisons else None
     store = open_store(to, prompts, config.prompts)
-    folder = Path(config.run)
-    if resume and folder.exists():
-        run = RunFolder.resume(folder, config)
-    else:
-        run = RunFolder.create(folder, config, overwrite=overwrite)
+    run = RunFolder.open(Path(config.run), config, overwrite=overwrite, resume=resume)
     sampled = sample_all(config, prompts, run)
     answers = sampled.answers
     write_answers(run, sampled)  # kept also if a reward, a check or a judge fails on them

@@ -118,7 +118,7 @@ def sample_all(config: EvalConfig, prompts: Sequence[list[Message]], run: RunFol
     with progress_bar("eval", len(config.policies) * asked * config.samples) as advance:
         for name, path in config.policies.items():
             tokenizer, model = load_tokenizer(path), shelf.take(path)
-            ask = Asking(name, path, model, tokenizer, config, run, advance)
+            ask = Asking(name, model, tokenizer, config, run, advance)
             answers[name] = ask(prompts)
             for suite in suites:
                 to_suites[suite.name][name] = [
@@ -150,7 +150,6 @@ class Asking:
     """Asks one policy."""
 
     name: str
-    path: str
     model: Any
     tokenizer: PreTrainedTokenizerBase
     config: EvalConfig
@@ -164,7 +163,7 @@ class Asking:
         kept = encode_prompts(prompts, self.tokenizer, room, self.run.path / f"rejected_prompts.{of}.jsonl")
         repeated = [prompt for prompt in kept for _ in range(config.samples)]
         engine = embedded_engine(self.model, self.tokenizer, seed=config.seed, max_batch=config.batch_size)
-        file = completions.file_for(of, self.path, repeated)
+        file = completions.file_for(of, config.policies[self.name], repeated)
         said = completions.kept(self.run, file, config.batch_size)
         self.advance(len(said), policy=self.name)
         for start in range(0, len(repeated), config.batch_size):

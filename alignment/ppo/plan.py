@@ -8,7 +8,7 @@ from alignment.engines import require_engine
 from alignment.footprint import footprint
 from alignment.models import resolve
 from alignment.ppo.config import PPOConfig, ProbeConfig
-from alignment.prompts import load_prompts
+from alignment.prompts import Message, load_prompts
 from alignment.scorers import resolve_reward
 from alignment.trackers import require_trackers
 from alignment.tuning.apply import require_stage
@@ -16,25 +16,23 @@ from alignment.tuning.apply import require_stage
 PROMPT_TOKENS = 256  # assumed: the tokenizer is not loaded to plan
 
 
-def require_parts(config: PPOConfig) -> None:
-    """Raises AlignmentError for what a run needs and is not there: found before there is a run folder or a model is
-    loaded."""
+def require_parts(config: PPOConfig) -> list[list[Message]]:
+    """The prompts to train on. Raises AlignmentError for anything else, too, that a run needs and is not there: before
+    there is a run folder or a model is loaded."""
     require_stage(config.tuning, "ppo")
     require_trackers(config.track)
     require_engine(config.engine)
     resolve(config.policy.path)
-    for reward, prompts in (
-        (config.reward, config.prompts),
-        *([(config.probe.gold, config.probe.prompts)] if config.probe else []),
-    ):
-        resolve_reward(reward)
-        load_prompts(prompts)
+    resolve_reward(config.reward)
+    if config.probe:
+        resolve_reward(config.probe.gold)
+        load_prompts(config.probe.prompts)
+    return load_prompts(config.prompts)
 
 
 def plan(config: PPOConfig) -> dict[str, Any]:
     """Steps, tokens and memory of a run. Raises AlignmentError for what is not there."""
-    require_parts(config)
-    prompts = len(load_prompts(config.prompts))
+    prompts = len(require_parts(config))
     episodes = config.iterations * config.episodes
     size = footprint(
         config.policy.path,

@@ -21,7 +21,7 @@ from alignment.ppo.processes import barrier, is_main, together, world_size
 from alignment.ppo.report import write_ppo_report
 from alignment.ppo.saving import write_checkpoint, write_policy
 from alignment.ppo.watch import Watch, rewind
-from alignment.prompts import encode_prompts, load_prompts
+from alignment.prompts import Message, encode_prompts
 from alignment.runs import RunFolder
 from alignment.scorers import load_scorer
 from reward.errors import RewardError
@@ -41,14 +41,14 @@ def train_ppo(config: PPOConfig, *, overwrite: bool = False, resume: bool = Fals
     Several processes of a launcher work as one: the main one writes, and what it writes is what one alone would.
     Raises AlignmentError for anything a user can mend; the last whole checkpoint then continues with `resume`.
     """
-    require_parts(config)
+    prompts = require_parts(config)
     if config.engine != "transformers" and world_size() > 1:
         raise AlignmentError(
             f"engine={config.engine} works with one training process, and here are {world_size()}: use "
             "engine=transformers"
         )
     run = open_run(config, overwrite=overwrite, resume=resume)
-    trainer = build_trainer(config, run)
+    trainer = build_trainer(config, run, prompts)
     probe = build_probe(config, trainer, run)
     if resume:
         continue_from_checkpoint(trainer, run)
@@ -76,10 +76,7 @@ def open_run(config: PPOConfig, *, overwrite: bool, resume: bool) -> RunFolder:
     """The run folder, made or checked by the main process, which alone writes in it."""
     path = Path(config.run)
     if is_main():
-        if resume and path.exists():
-            RunFolder.resume(path, config, may_change=MAY_CHANGE_ON_RESUME)
-        else:
-            RunFolder.create(path, config, overwrite=overwrite)
+        RunFolder.open(path, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
     barrier()
     return RunFolder(path, writes=is_main())
 
@@ -138,15 +135,14 @@ def roll_back(trainer: PPOTrainer, run: RunFolder) -> None:
     note(f"PPO: stopped and went back to iteration {trainer.iteration}, the last checkpoint before the alarm")
 
 
-def build_trainer(config: PPOConfig, run: RunFolder) -> PPOTrainer:
-    """Models, engine, scorer and prompts of a run, on the device that accelerate finds."""
+def build_trainer(config: PPOConfig, run: RunFolder, prompts: Sequence[list[Message]]) -> PPOTrainer:
+    """Models, engine, scorer and encoded prompts of a run, on the device that accelerate finds."""
     from accelerate import Accelerator
 
     from alignment.ppo.build import build_actor_critic, place
     from alignment.ppo.trainer import PPOTrainer
 
     device = Accelerator().device
-    prompts = load_prompts(config.prompts)
     tokenizer = load_tokenizer(config.policy.path)
     models, line = build_actor_critic(config)
     note(f"PPO: {line}")

@@ -278,9 +278,9 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def test_going_on_with_an_adapter_refers_to_that_adapter(
-    tiny_model: Path, adapter: Path, pairs: Path, tmp_path: Path
+    tiny_model: Path, adapter: Path, pairs: Path
 ) -> None:
-    settings = config(tiny_model, pairs, policy={"path": str(tmp_path / "sft")})
+    settings = config(tiny_model, pairs, policy={"path": str(adapter)})
     figures = train_dpo(settings)
     assert figures["accuracy"] == 1.0
     run = RunFolder(Path(settings.run))
@@ -288,7 +288,7 @@ def test_going_on_with_an_adapter_refers_to_that_adapter(
     assert sorted(p.name for p in run.model.iterdir() if p.is_dir()) == []  # one adapter, the trained one
     with pytest.raises(AlignmentError, match="for full tuning start from a whole model"):
         train_dpo(
-            config(tiny_model, pairs, policy={"path": str(tmp_path / "sft")}, tuning={"method": "full"}),
+            config(tiny_model, pairs, policy={"path": str(adapter)}, tuning={"method": "full"}),
             overwrite=True,
         )
 

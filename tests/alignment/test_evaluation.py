@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -228,9 +230,6 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_answers(
 def test_what_was_sampled_is_not_sampled_again_unless_the_policy_has_changed(
     tmp_path: Path, tiny_model: Path, adapter: Path, prompts: Path
 ) -> None:
-    import os
-    import shutil
-
     own = tmp_path / "own"
     shutil.copytree(adapter, own)
     config = settings(tmp_path, prompts, {"base": tiny_model, "tuned": own})
