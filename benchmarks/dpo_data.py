@@ -23,6 +23,7 @@ from typing import Any
 
 from alignment.cli import quiet_environment
 from benchmarks.record import Figure, run
+from benchmarks.reward_noise import held_out
 from labeling.hashing import prompt_hash
 from labeling.importers.formats import alpaca, kto, sharegpt_preference
 from reward.evaluate import pair_figures
@@ -89,10 +90,6 @@ def answers() -> list[Row]:
     ]  # fmt: skip
 
 
-def fold_of(row: Row) -> int:
-    return int(row["group"][:8], 16) % FOLDS
-
-
 @dataclass
 class HeldOut:
     """What one run says of the rows that it did not see."""
@@ -100,7 +97,6 @@ class HeldOut:
     first: list[float]  # implicit rewards
     second: list[float]  # of pairs
     rows: list[Row]
-    trained_on: int
     left_out: int
     losses: list[float]
 
@@ -116,7 +112,7 @@ def train(base: str, folder: Path, way: str, rows: Sequence[Row], fold: int) -> 
 
     place = {"run": str(folder / f"{way}{fold}"), "policy": {"path": base}, "data": "given"}
     config = DPOConfig.model_validate(TRAINING | RUNS[way] | place)
-    splits = [[row for row in rows if (fold_of(row) == fold) == out] for out in (False, True)]
+    splits = held_out(rows, fold, FOLDS)
     set_seed(0)
     tokenizer, run_folder = load_tokenizer(base), RunFolder.create(Path(config.run), config)
     data = Preferences(*map(Dataset.from_list, splits), None, [])
@@ -125,9 +121,7 @@ def train(base: str, folder: Path, way: str, rows: Sequence[Row], fold: int) -> 
     trainer.train()
     first, second = trainer.held_out_scores(trainer.get_eval_dataloader())
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return HeldOut(
-        list(first), list(second), list(test_rows), len(train_rows), sum(left_out.values()), losses
-    )
+    return HeldOut(list(first), list(second), list(test_rows), sum(left_out.values()), losses)
 
 
 def figures(way: str, found: Sequence[HeldOut]) -> dict[str, Figure]:

@@ -11,7 +11,6 @@ oracle's mean quality of answers sampled from the policy (0 is perfect).
 from __future__ import annotations
 
 import json
-import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +21,10 @@ from typing import Any
 from alignment.cli import quiet_environment
 from alignment.demo import notes
 from benchmarks.record import Figure, run
-from benchmarks.reward_noise import demo_pairs, small_base
+from benchmarks.reward_noise import CONFIDENCE, RELABELLED, demo_pairs, hardened, relabelled, small_base
 
 Row = dict[str, Any]
 SEEDS, PAIRS, TEST_PAIRS, PROMPTS = 3, 1200, 300, 64
-RELABELLED = 0.3
-CONFIDENCE = (0.5, 0.7)  # of the judge in the side that he names, drawn evenly between these, and true
 WAYS = ("hard_clean", "hard_noisy", "soft", "without", "robust")
 TRAINING = {
     "tuning": {"rank": 8},
@@ -39,27 +36,12 @@ TRAINING = {
 }
 
 
-def relabelled(rows: Sequence[Row], seed: int) -> list[Row]:
-    """`rows`, of which the judge has labelled his share anew, with his confidence for p_chosen."""
-    rng = random.Random(f"judge {seed}")
-    found = []
-    for row in rows:
-        if rng.random() >= RELABELLED:
-            found.append(row)
-            continue
-        confidence = rng.uniform(*CONFIDENCE)
-        wrong = rng.random() >= confidence
-        sides = {"chosen": row["rejected"], "rejected": row["chosen"]} if wrong else {}
-        found.append(row | sides | {"p_chosen": confidence, "source": "judge"})
-    return found
-
-
 def labels(way: str, clean: Sequence[Row], noisy: Sequence[Row]) -> list[Row]:
     return {
         "hard_clean": lambda: list(clean),
         "soft": lambda: list(noisy),
         "without": lambda: [row for row in noisy if row["source"] != "judge"],
-    }.get(way, lambda: [row | {"p_chosen": 1.0} for row in noisy])()
+    }.get(way, lambda: hardened(noisy))()
 
 
 def train(
@@ -124,7 +106,7 @@ def measure(quick: bool) -> dict[str, Figure]:
         folder = Path(name)
         base = small_base(pairs, folder, 20 if quick else 400)
         for seed in range(1 if quick else SEEDS):
-            noisy = relabelled(clean, seed)
+            noisy = relabelled(clean, "honest", seed)
             for way in WAYS:
                 found[way].append(train(base, folder, labels(way, clean, noisy), test, way, seed))
                 print(f"seed {seed}, {way}: {json.dumps(found[way][-1])}", file=sys.stderr, flush=True)

@@ -140,9 +140,9 @@ def words(messages: Sequence[Mapping[str, str]]) -> int:
     return sum(len(message["content"].split()) for message in messages)
 
 
-def held_out(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """(train, test): every prompt is held out by one seed in FOLDS."""
-    fold = [int(row["group"][:8], 16) % FOLDS == seed % FOLDS for row in rows]
+def held_out(rows: Sequence[Row], seed: int, folds: int = FOLDS) -> tuple[list[Row], list[Row]]:
+    """(train, test): every prompt is held out by one seed in `folds`."""
+    fold = [int(row["group"][:8], 16) % folds == seed % folds for row in rows]
     return (
         [row for row, out in zip(rows, fold, strict=True) if not out],
         [row for row, out in zip(rows, fold, strict=True) if out],
@@ -209,12 +209,10 @@ def compare(name: str, parts: Mapping[str, Sequence[Row]], base_steps: int, quic
                     pool.submit(examine, base, parts[part], judge, seed, PACE[name]) for part, seed in given
                 ]
                 found: dict[str, list[Found]] = {part: [] for part in parts}
-                for (part, seed), one in zip(given, waiting, strict=True):
-                    found[part].append(one.result())
-                    told = {
-                        way: round(float(agreement(gap, 0).mean()), 3)
-                        for way, gap in one.result().gaps.items()
-                    }
+                for (part, seed), done in zip(given, waiting, strict=True):
+                    one = done.result()
+                    found[part].append(one)
+                    told = {way: round(float(agreement(gap, 0).mean()), 3) for way, gap in one.gaps.items()}
                     print(f"{name} {part}, {judge} judge, seed {seed}: {told}", file=sys.stderr, flush=True)
             of = name if judge == "verbose" else f"{name}.{judge}"
             several = {of: [one for some in found.values() for one in some]}
