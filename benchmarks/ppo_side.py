@@ -35,6 +35,7 @@ def run(model: str, peers: str, steps: int, overrides: Sequence[str]) -> dict[st
     import torch
 
     from alignment.config import load_config
+    from alignment.heap import hold_heap
     from alignment.models import load_tokenizer
     from alignment.ppo.build import build_actor_critic, place
     from alignment.ppo.config import PPOConfig
@@ -43,6 +44,7 @@ def run(model: str, peers: str, steps: int, overrides: Sequence[str]) -> dict[st
     from alignment.rollouts import embedded_engine
 
     torch.set_num_threads(1)
+    hold_heap()  # as `align ppo` does
     with open(f"{model}/task.json", encoding="utf-8") as file:
         task = json.load(file)
     same_work = [

@@ -59,10 +59,4 @@ def merged_weight(layer: Any) -> torch.Tensor:
         if name in layer.lora_A:
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
             total = torch.addmm(total, b.float(), a.float(), alpha=layer.scaling[name])
-    return for_few_rows(total.to(weight.dtype))
-
-
-def for_few_rows(weight: torch.Tensor) -> torch.Tensor:
-    """The weight of a linear layer, in memory as a CPU is quickest to multiply up to a hundred float32 rows by it."""
-    few = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return weight.t().contiguous().t() if few else weight
+    return total.to(weight.dtype)

@@ -10,7 +10,7 @@ import torch
 
 from rollout.attention import attention_for_decoding, decodes_alike
 from rollout.errors import RolloutError
-from rollout.merging import adapters_merged, for_few_rows
+from rollout.few_rows import few_rows_at_a_time
 from rollout.sampling import draw, sampling_logprobs
 from rollout.seeded import Seeded
 from rollout.types import Completion, Sampling, require_room
@@ -80,7 +80,7 @@ class TransformersEngine(Seeded):
         order = sorted(wanted, key=lambda i: len(prompt_ids[i]))
         completions: dict[int, Completion] = {}
         model = self.model
-        with evaluating(model), adapters_merged(model), head_for_decoding(model) as read, self._attention():
+        with evaluating(model), few_rows_at_a_time(model), read_by_head(model) as read, self._attention():
             for start in range(0, len(order), self.max_batch):
                 batch = order[start : start + self.max_batch]
                 prompts = [prompt_ids[i] for i in batch]
@@ -201,28 +201,21 @@ def pad_left(
 
 
 @contextmanager
-def head_for_decoding(model: Any) -> Iterator[list[torch.Tensor]]:
-    """The head as few rows are best multiplied by it; yields a list of what it read last: hidden states (b, t, d).
+def read_by_head(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Yields a list of what the head read last: hidden states (b, t, d).
 
     They are laid out in a line: of a slice, matmul would copy the head's weights for every row.
     """
-    head = model.get_output_embeddings()
     read: list[torch.Tensor] = []
 
     def before(_head: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         read[:] = [inputs[0].contiguous()]
         return (read[0], *inputs[1:])
 
-    hook = head.register_forward_pre_hook(before)
-    weight: Any = getattr(head, "weight", None)
-    plain = type(head) is torch.nn.Linear and type(weight) is torch.nn.Parameter
-    if plain:
-        head.weight = torch.nn.Parameter(for_few_rows(weight.data), requires_grad=False)
+    hook = model.get_output_embeddings().register_forward_pre_hook(before)
     try:
         yield read
     finally:
-        if plain:
-            head.weight = weight
         hook.remove()
 
 

@@ -11,6 +11,7 @@ from alignment.checkpoints import load_checkpoint
 from alignment.console import note
 from alignment.engines import build_engine
 from alignment.errors import AlignmentError
+from alignment.heap import hold_heap
 from alignment.models import context_length, load_tokenizer
 from alignment.ppo.config import PPOConfig
 from alignment.ppo.failures import how_to_continue, one_line
@@ -143,6 +144,8 @@ def build_trainer(config: PPOConfig, run: RunFolder, prompts: Sequence[list[Mess
     from alignment.ppo.trainer import PPOTrainer
 
     device = Accelerator().device
+    if device.type == "cpu":
+        hold_heap()
     tokenizer = load_tokenizer(config.policy.path)
     models, line = build_actor_critic(config)
     note(f"PPO: {line}")
