@@ -13,9 +13,10 @@ from torch.nn.functional import pad
 
 from alignment.ppo.packing import line_length
 
-# the frozen head holds so many logits at once: few stay in a CPU's cache, many are what a GPU is quick at
-CHUNK = {"cpu": 1 << 18, "cuda": 1 << 27}
+# the frozen head holds so many logits at once, in the head's type: few on a CPU, many are what a GPU is quick at
+CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
 ROWS = 128  # or those of so many tokens
+WIDE = {"cpu": 1 << 17, "cuda": 1 << 27}  # and so many of these in float32: on a CPU what its cache holds
 
 
 def chosen_logprobs(
@@ -60,25 +61,33 @@ class _FrozenHead(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        rows = max(ROWS, CHUNK.get(weight.device.type, CHUNK["cuda"]) // len(weight))
+        device, v = weight.device.type, len(weight)
+        rows = max(ROWS, CHUNK.get(device, CHUNK["cuda"]) // v)
+        few = max(1, WIDE.get(device, WIDE["cuda"]) // v)
         logprobs, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
         wanted = ctx.needs_input_grad[0]
         jacobian = torch.empty_like(states) if wanted else None
         of_entropy = torch.empty_like(states) if wanted and entropy_gradient else None
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
-            logits = (states[part].to(weight.dtype) @ weight.T).float().div_(temperature)
-            everything = torch.log_softmax(logits, -1)
-            probabilities = torch.exp(everything, out=logits)
-            logprobs[part] = everything.gather(-1, targets[part, None]).squeeze(-1)
+            logits = states[part].to(weight.dtype) @ weight.T  # from here on they turn into probabilities
+            surprises = torch.empty_like(logits) if of_entropy is not None else None
+            for first in range(0, len(logits), few):
+                some = slice(first, first + few)
+                wide = logits[some].float().div_(temperature)
+                everything = torch.log_softmax(wide, -1)
+                logprobs[part][some] = everything.gather(-1, targets[part][some, None]).squeeze(-1)
+                probabilities = torch.exp(everything, out=wide)
+                if wide.dtype != logits.dtype:
+                    logits[some] = probabilities
+                surprise = everything.mul_(probabilities)
+                entropy[part][some] = -surprise.sum(-1)
+                if surprises is not None:
+                    surprises[some] = surprise.addcmul_(probabilities, entropy[part][some, None])
             if jacobian is not None:
-                mean = probabilities.to(weight.dtype) @ weight
-                jacobian[part] = (weight[targets[part]] - mean).div_(temperature)
-            surprise = everything.mul_(probabilities)
-            entropy[part] = -surprise.sum(-1)
-            if of_entropy is not None:
-                surprise.addcmul_(probabilities, entropy[part, None])
-                of_entropy[part] = (surprise.to(weight.dtype) @ weight).div_(-temperature)
+                jacobian[part] = (weight[targets[part]] - logits @ weight).div_(temperature)
+            if of_entropy is not None and surprises is not None:
+                of_entropy[part] = (surprises @ weight).div_(-temperature)
         if jacobian is not None:
             ctx.save_for_backward(*(x for x in (jacobian, of_entropy) if x is not None))
         if of_entropy is None:
