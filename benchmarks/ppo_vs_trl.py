@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[list[str], int, int, int]] = {
     ),
     "v32k": (["--vocab", "32768", "--steps", "1"], 64, 1, 2),
 }
-ROUNDS = {"4m": 3, "32m": 2, "v32k": 1}  # of all sides in turn
+ROUNDS = {"4m": 3, "32m": 3, "v32k": 1}  # of all sides in turn
 SAME = ["policy.dtype=float32", "microbatch=8", "old_logprobs=engine"]
 TOP_LAYERS = {"4m": 2, "32m": 4}  # the upper half
 

@@ -54,6 +54,8 @@ def has_liger() -> bool:
 
 
 def normed_by(norm: Any, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():  # a decoding step's few rows would wait for autograd
+        return rms_norm(x, norm.weight, norm.variance_epsilon)[0]
     return RMSNorm.apply(x, norm.weight, norm.variance_epsilon)  # type: ignore[no-any-return]
 
 
@@ -65,19 +67,25 @@ def rotating_by(rotation: Any, forward: Any) -> FunctionType:
     return found
 
 
-class RMSNorm(torch.autograd.Function):
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight, the mean in float32 (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-    x: (..., d), weight: (d,).
+    x: (..., d), weight: (d,). Returns it, and 1 / sqrt(mean(x^2) + eps) (..., 1).
     """
+    wide = x.float()
+    rms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+    scale = rms.add_(eps).rsqrt_()
+    return weight * (wide * scale if wide is x else wide.mul_(scale)).to(x.dtype), scale
+
+
+class RMSNorm(torch.autograd.Function):
+    """`rms_norm` and its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        rms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        scale = rms.add_(eps).rsqrt_()  # (..., 1)
+        normed, scale = rms_norm(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return weight * (wide * scale if wide is x else wide.mul_(scale)).to(x.dtype)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
@@ -119,4 +127,6 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
     """As transformers calls it: queries and keys (b, h, t, e), cos and sin (b, t, e)."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    if not torch.is_grad_enabled():
+        return turn(q, cos, sin, 1), turn(k, cos, sin, 1)
     return Rotation.apply(q, cos, sin), Rotation.apply(k, cos, sin)
