@@ -1,4 +1,4 @@
-"""LoRA adapters folded into the weights under them while answers are sampled: decoding costs what the base does."""
+"""LoRA adapters folded into the weights under them, for whoever reads weights: a server that is sent them, say."""
 
 from __future__ import annotations
 

@@ -48,11 +48,12 @@ def perturb(models, scale=0.1):
 @given(
     rows=st.integers(1, 9),
     chunk=st.integers(1, 100),
+    wide=st.integers(1, 60),
     temperature=st.floats(0.3, 2.0),
     seed=st.integers(0, 99),
     bonus=st.booleans(),
 )
-def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, temperature, seed, bonus):
+def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, wide, temperature, seed, bonus):
     torch.manual_seed(seed)
     head = nn.Linear(6, 17, bias=False)
     targets, upstream = torch.randint(0, 17, (rows,)), torch.randn(rows)
@@ -64,6 +65,7 @@ def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, temperature, see
     head.requires_grad_(False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(logprobs_module.CHUNK, "cpu", chunk)
+        patch.setitem(logprobs_module.WIDE, "cpu", wide)
         patch.setattr(logprobs_module, "ROWS", 1)
         ours, entropy = chosen_logprobs(head, states, targets, temperature, entropy_gradient=bonus)
         total = (ours * upstream).sum() + (0.3 * entropy.sum() if bonus else 0.0)
@@ -72,6 +74,20 @@ def test_a_frozen_head_gives_what_all_logits_would(rows, chunk, temperature, see
     assert torch.allclose(entropy, expected_entropy, atol=1e-5)
     assert torch.allclose(gradient, expected, atol=1e-5)
     assert entropy.requires_grad is bonus
+
+
+def test_a_head_in_bfloat16_gives_what_it_does_in_float32_but_for_rounding():
+    torch.manual_seed(0)
+    head = nn.Linear(32, 700, bias=False).requires_grad_(False)
+    states, targets = torch.randn(300, 32), torch.randint(0, 700, (300,))
+    seen = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = states.to(dtype, copy=True).requires_grad_()
+        chosen, entropy = chosen_logprobs(head.to(dtype), inputs, targets, 0.7, entropy_gradient=True)
+        (chosen + entropy).sum().backward()
+        seen[dtype] = chosen, entropy, inputs.grad.float()
+    for one, other in zip(*seen.values(), strict=True):
+        torch.testing.assert_close(one, other, atol=0.03, rtol=0.02)
 
 
 def test_a_frozen_head_by_hand():
