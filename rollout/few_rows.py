@@ -24,7 +24,8 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 def few_rows_at_a_time(model: Any) -> Iterator[None]:
     """Inside, linear layers of a kind known here run as `product` of their weights, plain LoRA of theirs included.
 
-    A second copy of these weights is in memory meanwhile; the layers' own are not touched.
+    Of a model with adapters a second copy of these weights is in memory meanwhile, of any other one of the head's. The
+    layers' own are not touched.
     """
     before: list[tuple[Any, Any]] = []
     try:
@@ -40,13 +41,14 @@ def few_rows_at_a_time(model: Any) -> Iterator[None]:
 
 
 def linear_layers(model: Any) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor | None]]:
-    """(layer, weight (o, i), bias (o,) or None) of adapted layers, the head, and what else gains by a layout."""
+    """(layer, weight (o, i), bias (o,) or None) of the head, of adapted layers, and beside these of what `packs`."""
     head = model.get_output_embeddings()
+    adapted = [layer for layer in model.modules() if mergeable(layer)]
+    for layer in adapted:
+        yield layer, merged_weight(layer), layer.base_layer.bias
     inside = {id(part) for layer in model.modules() if hasattr(layer, "lora_A") for part in layer.modules()}
     for layer in model.modules():
-        if mergeable(layer):
-            yield layer, merged_weight(layer), layer.base_layer.bias
-        elif id(layer) not in inside and plain(layer) and (layer is head or packs(layer.weight)):
+        if id(layer) not in inside and plain(layer) and (layer is head or (adapted and packs(layer.weight))):
             yield layer, layer.weight.data, layer.bias
 
 

@@ -58,12 +58,14 @@ def test_adapters_that_are_off_stay_off():
             torch.testing.assert_close(logits(model), base, atol=1e-5, rtol=1e-5)
 
 
-def test_without_adapters_the_head_alone_is_copied_unless_a_layout_gains():
-    model = random_model("llama")
-    assert [layer for layer, *_ in linear_layers(model)] == [model.get_output_embeddings()]
-    narrow = random_model("llama").bfloat16()
-    gains = packs(narrow.get_output_embeddings().weight)
-    assert len(list(linear_layers(narrow))) == (3 * 7 + 1 if gains else 1)
+def test_what_is_copied():
+    """Of a model without adapters the head alone: a large one would not fit twice."""
+    plain = random_model("llama").bfloat16()
+    assert [layer for layer, *_ in linear_layers(plain)] == [plain.get_output_embeddings()]
+    upper = adapted(random_model("llama"), target_modules=r".*layers\.2\..*_proj").bfloat16()
+    gains = packs(upper.get_output_embeddings().weight)
+    assert len(list(linear_layers(upper))) == (3 * 7 + 1 if gains else 7 + 1)
+    assert len(list(linear_layers(upper.float()))) == 7 + 1
 
 
 @pytest.mark.parametrize("fused", [False, True])
