@@ -87,9 +87,11 @@ def resident() -> float:
 def measure(quick: bool) -> dict[str, Figure]:
     import torch
 
+    from alignment.heap import hold_heap
     from alignment.scratch import ScratchConfig, new_model
 
     torch.set_num_threads(1)
+    hold_heap()  # as `align ppo` does
     lengths, rows = (LENGTHS[:2], ROWS[:2]) if quick else (LENGTHS, ROWS)
     figures: dict[str, Figure] = {}
     with TemporaryDirectory() as name:
@@ -97,11 +99,12 @@ def measure(quick: bool) -> dict[str, Figure]:
         words = ["a few words to make a tokenizer from"] * 8
         new_model(ScratchConfig(), words, small)
         new_model(ScratchConfig(max_length=2048, **WIDE), words, wide)
+        # first, while the process is no larger than these iterations make it
+        figures["memory_growth"] = memory_growth(small, 50 if quick else 500)
         for length in lengths:
             figures[f"us_a_token.length_{length}"] = 1e6 * seconds_a_token(wide, 32, length, 2)
         for episodes in rows:
             figures[f"us_a_token.rows_{episodes}"] = 1e6 * seconds_a_token(small, episodes, 64, 2)
-        figures["memory_growth"] = memory_growth(small, 50 if quick else 500)
     for kind, sizes in (("length", lengths), ("rows", rows)):
         costs = [float(figures[f"us_a_token.{kind}_{size}"] or 0) for size in sizes]
         figures[f"{kind}_ratio"] = costs[-1] / costs[0]
