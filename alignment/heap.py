@@ -1,8 +1,8 @@
 """The memory of a process that trains on the CPU: kept between uses, and in huge pages.
 
 glibc gives a large buffer back to the kernel as soon as it is free, and an update frees them by the hundred: the kernel
-then clears the same memory anew, 4 KiB at a time, and the processor looks up a place for each of these pages. Kept and
-in pages of 2 MiB it is a sixth less of an iteration of a model of 32 million weights (docs/ppo.md).
+then clears the same memory anew, 4 KiB at a time, and the processor looks up a place for each of these pages. Kept, and
+in pages of 2 MiB, an iteration of a model of 32 million weights takes up to a sixth less (docs/ppo.md).
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from functools import cache
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 MADV_HUGEPAGE = 14  # sys/mman.h
 HUGE_PAGE = 2 << 20
-SHARE = (
-    4  # one part in so many of the machine's memory is in huge pages once it is used; beyond, pages are plain
-)
+SHARE = 4  # one part in so many of the memory is in huge pages once it is used, and no more
 
 
 @cache

@@ -66,9 +66,7 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         return partial(_packed_product, packed, bias)
     if weight.device.type == "cpu":
-        weight = (
-            weight.t().contiguous().t()
-        )  # what float32 products of up to a hundred rows are quickest with
+        weight = weight.t().contiguous().t()  # quickest for up to a hundred rows in float32
     return lambda x: linear(x, weight, bias)
 
 
