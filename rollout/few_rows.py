@@ -7,7 +7,7 @@ as it is quickest read: reading is what the time goes into. Letters: o = outputs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from rollout.forwards import forward_as
 from rollout.merging import mergeable, merged_weight
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -27,17 +28,10 @@ def few_rows_at_a_time(model: Any) -> Iterator[None]:
     Of a model with adapters a second copy of these weights is in memory meanwhile, of any other one of the head's. The
     layers' own are not touched.
     """
-    before: list[tuple[Any, Any]] = []
-    try:
+    with ExitStack() as stack:
         for layer, weight, bias in linear_layers(model):
-            before.append((layer, vars(layer).get("forward")))
-            layer.forward = product(weight, bias)
+            stack.enter_context(forward_as(layer, product(weight, bias)))
         yield
-    finally:
-        for layer, own in before:  # a forward of its own, where one has been given to this layer alone
-            vars(layer).pop("forward", None)
-            if own is not None:
-                layer.forward = own
 
 
 def linear_layers(model: Any) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor | None]]:

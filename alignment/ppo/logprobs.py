@@ -61,29 +61,16 @@ class _FrozenHead(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        device, v = weight.device.type, len(weight)
-        rows = max(ROWS, CHUNK.get(device, CHUNK["cuda"]) // v)
-        few = max(1, WIDE.get(device, WIDE["cuda"]) // v)
+        rows = max(ROWS, CHUNK.get(weight.device.type, CHUNK["cuda"]) // len(weight))
         logprobs, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
         wanted = ctx.needs_input_grad[0]
         jacobian = torch.empty_like(states) if wanted else None
         of_entropy = torch.empty_like(states) if wanted and entropy_gradient else None
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
-            logits = states[part].to(weight.dtype) @ weight.T  # from here on they turn into probabilities
-            surprises = torch.empty_like(logits) if of_entropy is not None else None
-            for first in range(0, len(logits), few):
-                some = slice(first, first + few)
-                wide = logits[some].float().div_(temperature)
-                everything = torch.log_softmax(wide, -1)
-                logprobs[part][some] = everything.gather(-1, targets[part][some, None]).squeeze(-1)
-                probabilities = torch.exp(everything, out=wide)
-                if wide.dtype != logits.dtype:
-                    logits[some] = probabilities
-                surprise = everything.mul_(probabilities)
-                entropy[part][some] = -surprise.sum(-1)
-                if surprises is not None:
-                    surprises[some] = surprise.addcmul_(probabilities, entropy[part][some, None])
+            logits = states[part].to(weight.dtype) @ weight.T
+            surprises = None if of_entropy is None else torch.empty_like(logits)
+            logprobs[part], entropy[part] = soften_(logits, targets[part], temperature, surprises)
             if jacobian is not None:
                 jacobian[part] = (weight[targets[part]] - logits @ weight).div_(temperature)
             if of_entropy is not None and surprises is not None:
@@ -99,3 +86,29 @@ class _FrozenHead(torch.autograd.Function):
         saved = ctx.saved_tensors  # one for the log-probabilities, perhaps one for the entropies
         parts = (g[:, None].to(j.dtype) * j for g, j in zip(gradients, saved, strict=False))
         return sum(parts, torch.zeros_like(saved[0])), None, None, None, None
+
+
+def soften_(
+    logits: Tensor, targets: Tensor, temperature: float, surprises: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Turn `logits` (n, v) into the probabilities under logits / temperature, in place.
+
+    Returns log-probabilities of `targets` (n,) and entropies: two (n,), fp32, nats. Into `surprises` (n, v), if given,
+    goes p(v) (logp(v) + entropy).
+    """
+    n, v = logits.shape
+    few = max(1, WIDE.get(logits.device.type, WIDE["cuda"]) // v)
+    logprobs, entropy = (torch.empty(n, device=logits.device) for _ in range(2))
+    for start in range(0, n, few):
+        part = slice(start, start + few)
+        wide = logits[part].float().div_(temperature)
+        everything = torch.log_softmax(wide, -1)
+        logprobs[part] = everything.gather(-1, targets[part, None]).squeeze(-1)
+        probabilities = torch.exp(everything, out=wide)
+        if wide.dtype != logits.dtype:
+            logits[part] = probabilities
+        surprise = everything.mul_(probabilities)
+        entropy[part] = -surprise.sum(-1)
+        if surprises is not None:
+            surprises[part] = surprise.addcmul_(probabilities, entropy[part, None])
+    return logprobs, entropy

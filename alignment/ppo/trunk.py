@@ -7,7 +7,7 @@ the reference at any time: it is run once an iteration, and every later forward 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from alignment.ppo.packing import Packing, line_length, packed
 from alignment.ppo.sequences import Sequences
 from reward.upper_layers import layers_from, lowest_layer
+from rollout.forwards import forward_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,21 +97,18 @@ def checkpointed(transformer: Any, surroundings: Surroundings) -> Iterator[None]
 
     Adapters must still be those of the forward by then: the backward comes before any other is switched on.
     """
-    layers = list(transformer.layers)
-    with surroundings():
-        for layer in layers:
-            layer.forward = partial(
+    with ExitStack() as stack:
+        stack.enter_context(surroundings())
+        for layer in transformer.layers:
+            again = partial(
                 checkpoint,
                 layer.forward,
                 use_reentrant=False,
                 preserve_rng_state=False,  # nothing is random in a layer without dropout
                 context_fn=lambda: (nullcontext(), surroundings()),
             )
-        try:
-            yield
-        finally:
-            for layer in layers:
-                del layer.forward
+            stack.enter_context(forward_as(layer, again))
+        yield
 
 
 @contextmanager
@@ -127,14 +125,8 @@ def last_mlp_for(transformer: Any, wanted: Tensor) -> Iterator[None]:
         places = pad(wanted, [0, line_length(n, line.dtype, line.device) - n])
         return torch.zeros_like(line).index_copy(1, wanted, whole(line.index_select(1, places))[:, :n])
 
-    own = vars(mlp).get("forward")  # of this module alone, where one of its own has been given to it
-    mlp.forward = some
-    try:
+    with forward_as(mlp, some):
         yield
-    finally:
-        del mlp.forward
-        if own is not None:
-            mlp.forward = own
 
 
 @torch.no_grad()
